@@ -1,0 +1,98 @@
+"""Images -> a request of Paddle Serving's pipeline, its answer -> predictions; the same for HTTP and gRPC."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from regnetx_client.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Overloaded,
+    RegnetError,
+    ServerError,
+    TooLarge,
+    Unavailable,
+)
+from regnetx_client.images import ImageLike, all_encoded
+from regnetx_client.predictions import Prediction, ranked
+
+TOP_K = "x-top-k"  # an HTTP header and a gRPC metadata key; Paddle Serving's own server ignores both
+MOST_ANSWER_BYTES = 64 << 20
+
+# gRPC's status codes, by number: the gateway's JSON errors carry them too.
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 3, 4, 5, 7
+RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED = 8, 9, 11, 12
+UNAVAILABLE, UNAUTHENTICATED = 14, 16
+_FINAL = {
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    PERMISSION_DENIED,
+    FAILED_PRECONDITION,
+    OUT_OF_RANGE,
+    UNIMPLEMENTED,
+    UNAUTHENTICATED,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: images under any keys (each key is an image), and how many predictions of each."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]  # base64 of an image file
+    top_k: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The pipeline's Response, whichever door it came through."""
+
+    err_no: int
+    err_msg: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that got a status in place of an answer."""
+
+    code: int  # of gRPC
+    message: str
+    retry_after: float | None = None  # seconds
+
+
+def question_for(images: Iterable[ImageLike], top_k: int) -> Question:
+    """Reads, encodes and names the images; raises BadImage, OSError, TypeError or ValueError."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k {top_k!r} is not a whole number from 1 on")
+    values = tuple(b2a_base64(data, newline=False).decode("ascii") for data in all_encoded(images))
+    keys = ("image",) if len(values) == 1 else tuple(f"image_{index}" for index in range(len(values)))
+    return Question(keys, values, top_k)
+
+
+def predictions_from(answer: Answer, question: Question) -> list[list[Prediction]]:
+    """Per image, best first; only the best of each when the server does not know top-k.
+
+    Raises ServerError for an ``err_no`` other than 0, ProtocolError for what cannot be read.
+    """
+    if answer.err_no:
+        message = f"err_no {answer.err_no}: {answer.err_msg or 'no message'}"
+        raise ServerError(message, err_no=answer.err_no, err_msg=answer.err_msg)
+    rows = ranked(answer.values, len(question.keys))
+    return [row[: question.top_k] for row in rows]
+
+
+def refused(refusal: Refusal) -> RegnetError:
+    """The one meaning of each gRPC status code; HTTP statuses are brought to these codes first."""
+    code, message = refusal.code, refusal.message
+    if code == DEADLINE_EXCEEDED:
+        return DeadlineExceeded(message)
+    if code == RESOURCE_EXHAUSTED:
+        # gRPC reports a message over the size limit with the code of an overload; waiting does not help it.
+        too_large = "larger than max" in message
+        return TooLarge(message) if too_large else Overloaded(message, retry_after=refusal.retry_after)
+    if code == UNAVAILABLE:
+        return Unavailable(message, retry_after=refusal.retry_after)
+    return BadRequest(message) if code in _FINAL else ServerError(message)

@@ -1,0 +1,41 @@
+"""One attempt -> as many as the policy allows; the two loops every client shares."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Callable, TypeVar
+
+from regnetx_client.deadline import Deadline, Policy
+from regnetx_client.errors import RegnetError
+
+T = TypeVar("T")
+
+
+def retried(attempt: Callable[[], T], policy: Policy, deadline: Deadline) -> T:
+    """The first answer; raises the last attempt's error."""
+    failures = 0
+    while True:
+        try:
+            return attempt()
+        except RegnetError as error:
+            pause = policy.pause(error, failures, deadline)
+            if pause is None:
+                raise
+        failures += 1
+        time.sleep(pause)
+
+
+async def retried_async(attempt: Callable[[], Awaitable[T]], policy: Policy, deadline: Deadline) -> T:
+    """As ``retried``; other tasks run during the pauses."""
+    failures = 0
+    while True:
+        try:
+            return await attempt()
+        except RegnetError as error:
+            pause = policy.pause(error, failures, deadline)
+            if pause is None:
+                raise
+        failures += 1
+        await asyncio.sleep(pause)

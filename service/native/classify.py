@@ -1,0 +1,121 @@
+"""Encoded images -> ranked predictions: the one use case behind both doors.
+
+admit -> decode pool -> slot -> engine -> scores -> rank
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from service.contract.encoded_image import EncodedImage, file_of
+from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError
+from service.native.dispatch import Dispatcher
+from service.ops.decode import Limits, decode
+from service.ops.label import Prediction, rank
+from service.ops.model import Model
+from service.ops.preprocess import preprocess
+
+BASE64_SLACK = 1.05  # line breaks are no bytes of the image; what is left is checked again once it is decoded
+
+
+class Classifier:
+    """Owns the decode threads. A request ends when it is answered; each of its slots when its last user is done."""
+
+    def __init__(self, dispatcher: Dispatcher, model: Model, *, limits: Limits, threads: int, timeout: float) -> None:
+        """``timeout``: seconds from a request's arrival until OpTimeoutError."""
+        self._dispatcher = dispatcher
+        self._model = model
+        self._limits = limits
+        self._timeout = timeout
+        self._answers: set[asyncio.Future[None]] = set()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    async def classify(
+        self, images: Sequence[EncodedImage], *, top_k: int, deadline: float | None = None
+    ) -> list[list[Prediction]]:
+        """The ``top_k`` best predictions of each image, in order. ``deadline``: the caller's, monotonic seconds.
+
+        Raises the ServiceError of the first image that failed, OverloadedError, OpTimeoutError, DeadlineExceededError.
+        """
+        due = time.monotonic() + self._timeout
+        late: ServiceError = OpTimeoutError(f"not answered within {self._timeout:g} s")
+        if deadline is not None and deadline < due:
+            due, late = deadline, DeadlineExceededError("context deadline exceeded")
+        rows = await self._scores(images, due, late)
+        return [rank(row, self._model.labels, top_k) for row in rows]
+
+    def cut(self) -> None:
+        """Answer everything that is still in flight with DrainingError: the time to finish it is over."""
+        for answer in list(self._answers):
+            _fail(answer, DrainingError())
+
+    async def _scores(self, images: Sequence[EncodedImage], due: float, late: ServiceError) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        slots = self._dispatcher.acquire(len(images), due)
+        # The tasks outlive a request that is cancelled or late: each frees its slot when its last user is done.
+        tasks = [
+            loop.create_task(self._image(slot, image, is_one_of_many=len(images) > 1))
+            for slot, image in zip(slots, images, strict=True)
+        ]
+        answer = _all_or_first_error(tasks)
+        timer = loop.call_later(due - time.monotonic(), _fail, answer, late)
+        self._answers.add(answer)
+        try:
+            await answer
+            return [task.result() for task in tasks]
+        except TimeoutError:
+            raise late from None
+        finally:
+            timer.cancel()
+            self._answers.discard(answer)
+            self._dispatcher.abandon([slot for slot, task in zip(slots, tasks, strict=True) if not task.done()])
+
+    async def _image(self, slot: int, image: EncodedImage, *, is_one_of_many: bool) -> np.ndarray:
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._pool, self._write, slot, image)
+            return await self._dispatcher.scores(slot)
+        except ImageError as error:
+            # Stock's words alone for a lone image; of several, it must be said which.
+            raise ImageError(f"{error} (key {image.key[:80]})" if is_one_of_many else str(error)) from None
+        finally:
+            self._dispatcher.release(slot)
+
+    def _write(self, slot: int, image: EncodedImage) -> None:
+        """In a decode thread: bytes -> the slot's input. Raises TimeoutError when nobody waits for it any more."""
+        if self._dispatcher.deadline(slot) <= time.monotonic():
+            raise TimeoutError
+        if image.size_bound > self._limits.max_bytes * BASE64_SLACK + 64:
+            raise ImageError(f"{image.size_bound} bytes, at most {self._limits.max_bytes} accepted")
+        preprocess(decode(file_of(image), self._limits), self._model, self._dispatcher.input(slot))
+
+    def close(self) -> None:
+        """Wait for the threads; nothing new may come."""
+        self._pool.shutdown()
+
+
+def _all_or_first_error(tasks: Sequence["asyncio.Task[np.ndarray]"]) -> "asyncio.Future[None]":
+    """Done when every task has succeeded, or failed as soon as one has failed."""
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    missing = len(tasks)
+
+    def collect(task: "asyncio.Task[np.ndarray]") -> None:
+        nonlocal missing
+        missing -= 1
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _fail(answer, error)
+        elif not missing and not answer.done():
+            answer.set_result(None)
+
+    for task in tasks:
+        task.add_done_callback(collect)
+    return answer
+
+
+def _fail(answer: "asyncio.Future[None]", error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)

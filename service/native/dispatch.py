@@ -1,0 +1,153 @@
+"""Slots -> the engine with the least to do -> scores. The pool of slots is the admission control.
+
+A slot belongs to one image from ``acquire`` to ``release``. A ticket, new for each submission, tells an answer of now
+from one that an engine still owed to the slot's last owner. A slot whose engine dies is submitted once more.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.errors import EngineError, OverloadedError, RpcPackageError, UnavailableError
+from service.native.engine_link import EngineLink
+from service.native.slots import ABANDONED, SlotMemory
+from service.native.wire import Status
+
+SUBMISSIONS = 2  # an image whose batch has killed two engines is not tried on a third
+
+
+@dataclass
+class Submission:
+    """One image that an engine works on, or that waits for an engine to come up."""
+
+    slot: int
+    done: asyncio.Future[None]
+    ticket: int = 0
+    tries: int = 0
+    link: EngineLink | None = None
+
+
+class Dispatcher:
+    """The slots of one frontend and its links to all engines. Lives on the event loop; nothing here blocks."""
+
+    def __init__(self, memory: SlotMemory, links: Sequence[EngineLink], *, patience: float = 10.0) -> None:
+        """``patience``: seconds without any engine during which requests are still taken, to wait for the next one."""
+        self._patience = patience
+        self._down_since = time.monotonic()
+        self._memory = memory
+        self._links = links
+        # Last in, first out: a service with little to do touches few slots, and their memory stays in the cache.
+        self._free = list(range(memory.layout.slots))
+        self._submissions: dict[int, Submission] = {}
+        self._homeless: deque[Submission] = deque()
+        self._ticket = 0
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+        self.down.set()
+        for link in links:
+            link.on_answer = self._answered
+            link.on_change = self._changed
+
+    @property
+    def capacity(self) -> int:
+        """All slots, free or taken."""
+        return self._memory.layout.slots
+
+    @property
+    def in_use(self) -> int:
+        """Slots that are taken."""
+        return self.capacity - len(self._free)
+
+    def acquire(self, count: int, deadline: float) -> list[int]:
+        """``count`` slots for one request, all or none. ``deadline`` in seconds of the monotonic clock.
+
+        Raises OverloadedError when that many are not free now, RpcPackageError when there never are that many, and
+        UnavailableError when no engine has been there for longer than our patience.
+        """
+        if self.down.is_set() and time.monotonic() - self._down_since > self._patience:
+            raise UnavailableError("no engine is running, try again later")
+        if count > self.capacity:
+            raise RpcPackageError(f"{count} images in one request, at most {self.capacity} accepted")
+        if count > len(self._free):
+            raise OverloadedError(f"all {self.capacity} slots are taken, try again later")
+        slots = [self._free.pop() for _ in range(count)]
+        self._memory.deadlines[slots] = deadline
+        return slots
+
+    def release(self, slot: int) -> None:
+        """Give a slot back; no thread and no engine may still look at it."""
+        self._free.append(slot)
+
+    def abandon(self, slots: Sequence[int]) -> None:
+        """Nobody waits for these any more: the engine passes them over if it has not begun."""
+        self._memory.deadlines[list(slots)] = ABANDONED
+
+    def input(self, slot: int) -> np.ndarray:
+        """Where the input (3, height, width) float32 of a slot is written."""
+        image: np.ndarray = self._memory.inputs[slot]
+        return image
+
+    def deadline(self, slot: int) -> float:
+        """The deadline of a slot, or ABANDONED."""
+        return float(self._memory.deadlines[slot])
+
+    async def scores(self, slot: int) -> np.ndarray:
+        """Submit a written slot; its scores (classes,) float32 when an engine has answered.
+
+        Raises EngineError if the engine failed, TimeoutError if the slot's deadline passed before it was run.
+        """
+        submission = Submission(slot, asyncio.get_running_loop().create_future())
+        self._send(submission)
+        await submission.done
+        row: np.ndarray = self._memory.scores[slot].copy()
+        return row
+
+    def _send(self, submission: Submission) -> None:
+        up = [link for link in self._links if link.is_up]
+        if not up:
+            self._homeless.append(submission)
+            return
+        link = min(up, key=lambda link: link.load)
+        self._ticket = (self._ticket + 1) % 2**32
+        submission.ticket, submission.link = self._ticket, link
+        submission.tries += 1
+        self._submissions[submission.slot] = submission
+        link.load += 1
+        link.send([(submission.slot, submission.ticket)])
+
+    def _answered(self, slot: int, status: int, ticket: int) -> None:
+        submission = self._submissions.get(slot)
+        if submission is None or submission.ticket != ticket:
+            return
+        del self._submissions[slot]
+        if submission.link is not None:
+            submission.link.load -= 1
+        if status == Status.DONE:
+            submission.done.set_result(None)
+        elif status == Status.EXPIRED:
+            submission.done.set_exception(TimeoutError())
+        else:
+            submission.done.set_exception(EngineError("the engine failed on the batch of this image"))
+
+    def _changed(self, link: EngineLink) -> None:
+        """An engine came up, or was lost with everything it had been sent."""
+        if link.is_up:
+            self.up.set()
+            self.down.clear()
+            for _ in range(len(self._homeless)):
+                self._send(self._homeless.popleft())
+            return
+        if not any(other.is_up for other in self._links):
+            self.up.clear()
+            self.down.set()
+            self._down_since = time.monotonic()
+        for submission in [one for one in self._submissions.values() if one.link is link]:
+            del self._submissions[submission.slot]
+            if submission.tries < SUBMISSIONS:
+                self._send(submission)
+            else:
+                submission.done.set_exception(EngineError("the engine died twice on the batch of this image"))

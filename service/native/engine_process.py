@@ -1,0 +1,199 @@
+"""The engine process: waiting slots -> batch -> scores in the slots. One predictor, one thread, no asyncio.
+
+A batch is whatever waits when the engine is free, up to ``batch_size``: under load batches grow by themselves and a
+lone image never waits, unless ``auto_batching_timeout`` asks for it.
+"""
+
+import contextlib
+import logging
+import selectors
+import socket
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.config import Config
+from service.engines import Engine, open_engine, warm_up
+from service.errors import StartupError
+from service.native.child import Control, become_child
+from service.native.slots import SlotMemory
+from service.native.wire import PACKET_BYTES, READY, Status, pack, receive_memory, unpack
+from service.ops.model import Model, load_model
+
+log = logging.getLogger("regnetx.engine")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One image that waits for its batch."""
+
+    frontend: "Frontend"
+    slot: int
+    ticket: int
+    since: float
+
+
+class Frontend:
+    """One connected frontend and the mapped memory of its slots."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.memory: SlotMemory = receive_memory(connection)
+        self.connection.sendall(READY)
+
+    def receive(self) -> list[Waiting]:
+        """What the next packet announces; raises ConnectionError when the frontend has gone."""
+        packet = self.connection.recv(PACKET_BYTES)
+        if not packet:
+            raise ConnectionError
+        now = time.monotonic()
+        return [Waiting(self, slot, ticket, now) for slot, _, ticket in unpack(packet)]
+
+    def answer(self, records: list[tuple[int, Status, int]]) -> None:
+        """Tell the frontend; one that has gone needs no answer, its memory is only unmapped later."""
+        with contextlib.suppress(OSError):
+            self.connection.sendall(pack(records))
+
+    def close(self) -> None:
+        """Forget the connection; arrays of a running batch keep the memory mapped until it is done."""
+        self.connection.close()
+        self.memory.close()
+
+
+class Batcher:
+    """Gathers slots of all frontends, runs them together and writes each row of scores back to its own slot."""
+
+    def __init__(self, engine: Engine, model: Model, *, batch_size: int, linger: float) -> None:
+        """``linger``: seconds that the first image of a batch waits for company; 0 runs what is there."""
+        self._engine = engine
+        self._batch = np.zeros((batch_size, 3, model.height, model.width), np.float32)
+        self._classes = model.classes
+        self._linger = linger
+        self.waiting: deque[Waiting] = deque()
+
+    def wait_for(self) -> float | None:
+        """Seconds until the next batch is due; None when nothing waits."""
+        if not self.waiting:
+            return None
+        if self._linger <= 0 or len(self.waiting) >= len(self._batch):
+            return 0.0
+        return max(0.0, self.waiting[0].since + self._linger - time.monotonic())
+
+    def run_next(self) -> None:
+        """Run one batch and answer for every image in it, whatever happens to the run."""
+        batch = self._take()
+        if not batch:
+            return
+        try:
+            scores = self._engine.run(self._gather(batch))
+            if scores.shape != (len(batch), self._classes):
+                raise RuntimeError(f"the engine answered {scores.shape} for a batch of {len(batch)}")
+        except Exception:
+            log.exception("a batch of %d failed", len(batch))
+            self._answer(batch, Status.FAILED)
+            return
+        for row, image in zip(scores, batch, strict=True):
+            image.frontend.memory.scores[image.slot] = row
+        self._answer(batch, Status.DONE)
+
+    def forget(self, frontend: Frontend) -> None:
+        """Drop what a frontend that has gone was waiting for."""
+        self.waiting = deque(image for image in self.waiting if image.frontend is not frontend)
+
+    def _take(self) -> list[Waiting]:
+        """The next images that somebody still waits for, in order of arrival."""
+        batch: list[Waiting] = []
+        expired: list[Waiting] = []
+        now = time.monotonic()
+        while self.waiting and len(batch) < len(self._batch):
+            image = self.waiting.popleft()
+            alive = image.frontend.memory.deadlines[image.slot] > now
+            (batch if alive else expired).append(image)
+        self._answer(expired, Status.EXPIRED)
+        return batch
+
+    def _gather(self, batch: list[Waiting]) -> np.ndarray:
+        if len(batch) == 1:
+            image = batch[0]
+            return image.frontend.memory.inputs[image.slot : image.slot + 1]
+        for row, image in zip(self._batch, batch, strict=False):
+            row[...] = image.frontend.memory.inputs[image.slot]
+        return self._batch[: len(batch)]
+
+    def _answer(self, batch: list[Waiting], status: Status) -> None:
+        records: dict[Frontend, list[tuple[int, Status, int]]] = {}
+        for image in batch:
+            records.setdefault(image.frontend, []).append((image.slot, status, image.ticket))
+        for frontend, answers in records.items():
+            frontend.answer(answers)
+
+
+class EngineServer:
+    """Listens for frontends and feeds the batcher until the supervisor hangs up."""
+
+    def __init__(self, batcher: Batcher, listener: socket.socket, control: Control) -> None:
+        self._batcher = batcher
+        self._selector = selectors.DefaultSelector()
+        self._listener = listener
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(control, selectors.EVENT_READ)
+        self._control = control
+
+    def run(self) -> None:
+        """Serve until the control connection ends, which is the supervisor's word to stop, or its death."""
+        while True:
+            for key, _ in self._selector.select(self._batcher.wait_for()):
+                if key.fileobj is self._control:
+                    return
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._receive(key.data)
+            if self._batcher.wait_for() == 0.0:
+                self._batcher.run_next()
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        try:
+            frontend = Frontend(connection)
+        except PermissionError as error:
+            log.warning("refused a connection: %s", error)
+            connection.close()
+        except OSError:
+            connection.close()  # a frontend that ended while it waited to be heard
+        else:
+            self._selector.register(connection, selectors.EVENT_READ, frontend)
+
+    def _receive(self, frontend: Frontend) -> None:
+        try:
+            self._batcher.waiting.extend(frontend.receive())
+        except OSError:
+            self._selector.unregister(frontend.connection)
+            self._batcher.forget(frontend)
+            frontend.close()
+
+
+def main() -> None:
+    """Started by the supervisor: loads, warms up, says ready, serves."""
+    control = become_child()
+    order = control.receive()
+    config = Config.model_validate_json(order["config"])
+    listener = socket.socket(fileno=order["listener"])
+    try:
+        model = load_model(Path(config.regnet.local_service_conf.model_config_))
+        engine = open_engine(config, model, instance=order["instance"])
+        warm_up(engine, model, batch_size=config.regnet.batch_size)
+    except StartupError as error:
+        control.send({"failed": str(error)})
+        sys.exit(1)
+    control.send({"ready": True})
+    linger = max(0, config.regnet.auto_batching_timeout) / 1000
+    EngineServer(Batcher(engine, model, batch_size=config.regnet.batch_size, linger=linger), listener, control).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A frontend process: both doors, the decode threads and the slots. It never imports an inference library."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from service.config import Config
+from service.native.child import Control, become_child
+from service.native.classify import Classifier
+from service.native.dispatch import Dispatcher
+from service.native.engine_link import EngineLink
+from service.native.grpc_api import GrpcApi
+from service.native.health import Health
+from service.native.http_api import HttpApi
+from service.native.inference import Inference
+from service.native.slots import SlotLayout, SlotMemory
+from service.ops.decode import Limits
+from service.ops.model import Model, load_model
+
+log = logging.getLogger("regnetx.frontend")
+
+# Longer than the idle time of the usual proxies, so that it is they who close, never in the middle of a request.
+KEEP_ALIVE_SECONDS = 75
+CUT_SECONDS = 1  # for the answers to requests that were cut to leave
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: when to stop is the supervisor's to say."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+class Frontend:
+    """Everything of one frontend process, from the supervisor's order to the last answer."""
+
+    def __init__(self, config: Config, model: Model, order: dict[str, Any]) -> None:
+        self._config = config
+        native = config.native
+        layout = SlotLayout(config.slots, model.height, model.width, model.classes)
+        memory = SlotMemory.create(layout)
+        self._links = [EngineLink(bytes.fromhex(address), memory) for address in order["engines"]]
+        self._dispatcher = Dispatcher(memory, self._links)
+        self._health = Health(self._dispatcher)
+        limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
+        self._classifier = Classifier(
+            self._dispatcher, model, limits=limits, threads=config.decode_threads, timeout=config.timeout
+        )
+        self._inference = Inference(
+            self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
+        )
+        self._http = self._http_server() if order["http"] is not None else None
+        self._http_socket = socket.socket(fileno=order["http"]) if order["http"] is not None else None
+        self._rpc_port: int | None = order["rpc_port"]
+
+    async def run(self, control: Control) -> None:
+        """Serve until the supervisor says drain, or is gone."""
+        grpc_api = await self._open_rpc()
+        http = asyncio.create_task(self._http.serve([self._http_socket])) if self._http and self._http_socket else None
+        links = [asyncio.create_task(link.run()) for link in self._links]
+        watch = asyncio.create_task(self._watch(control, grpc_api))
+        await _hear_drain(control)
+        await self._drain(grpc_api, http)
+        for task in (*links, watch):
+            task.cancel()
+
+    async def _open_rpc(self) -> GrpcApi | None:
+        if self._rpc_port is None:
+            return None
+        api = GrpcApi(self._inference, max_message_bytes=self._config.native.max_body_bytes)
+        host = self._config.native.host
+        await api.start(f"[{host}]:{self._rpc_port}" if ":" in host else f"{host}:{self._rpc_port}")
+        return api
+
+    async def _watch(self, control: Control, grpc_api: GrpcApi | None) -> None:
+        """Prove the way through an engine with one empty image, then keep gRPC health equal to ours."""
+        await self._dispatcher.up.wait()
+        [slot] = self._dispatcher.acquire(1, time.monotonic() + 3600)
+        await self._dispatcher.scores(slot)
+        self._dispatcher.release(slot)
+        self._health.proved = True
+        control.send({"ready": True})
+        while grpc_api:
+            await self._dispatcher.up.wait()
+            await grpc_api.set_serving(self._health.is_ready)
+            await self._dispatcher.down.wait()
+            await grpc_api.set_serving(False)
+
+    async def _drain(self, grpc_api: GrpcApi | None, http: "asyncio.Task[None] | None") -> None:
+        native = self._config.native
+        self._health.draining = True
+        if grpc_api:
+            await grpc_api.set_serving(False)
+        await asyncio.sleep(native.drain_delay_ms / 1000)
+        if self._http and http:
+            self._http.should_exit = True
+        timeout = native.drain_timeout_ms / 1000
+        asyncio.get_running_loop().call_later(timeout, self._classifier.cut)
+        waits = [grpc_api.stop(timeout + CUT_SECONDS)] if grpc_api else []
+        await asyncio.gather(*waits, *([http] if http else []))
+
+    def _http_server(self) -> HttpServer:
+        api = HttpApi(self._inference, self._health, max_body_bytes=self._config.native.max_body_bytes)
+        return HttpServer(
+            uvicorn.Config(
+                api, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=self._config.native.drain_timeout_ms // 1000 + CUT_SECONDS,
+            )
+        )  # fmt: skip
+
+
+async def _hear_drain(control: Control) -> None:
+    """Until the supervisor says drain or hangs up."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_reader(control.fileno(), heard.set)
+    await heard.wait()
+    loop.remove_reader(control.fileno())
+    with contextlib.suppress(EOFError):
+        control.receive()
+
+
+def main() -> None:
+    """Started by the supervisor."""
+    control = become_child()
+    order = control.receive()
+    config = Config.model_validate_json(order["config"])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    model = load_model(Path(config.regnet.local_service_conf.model_config_))
+    uvloop.run(Frontend(config, model, order).run(control))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The gRPC door: Paddle Serving's PipelineService, the standard health service, and reflection."""
+
+import time
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from regnetx_client.wire import pipeline_service_pb2 as wire
+from service.contract.answers import to_message
+from service.contract.gateway import status_of
+from service.contract.top_k import top_k_of
+from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.native.inference import Inference
+
+SERVICE = wire.DESCRIPTOR.services_by_name["PipelineService"].full_name
+STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
+RETRY_AFTER = (("retry-after", "1"),)  # seconds, as the HTTP header says it
+OPTIONS = [("grpc.so_reuseport", 1), ("grpc.max_send_message_length", -1)]
+
+
+class GrpcApi:
+    """One gRPC server on one address; health follows what ``set_serving`` was told last."""
+
+    def __init__(self, inference: Inference, *, max_message_bytes: int) -> None:
+        self._inference = inference
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)])
+        # The message is parsed in the handler, so that garbage gets stock's own answer.
+        method = grpc.unary_unary_rpc_method_handler(
+            self._infer, request_deserializer=None, response_serializer=wire.Response.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"inference": method}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def start(self, address: str) -> None:
+        """Listen on ``address``; not serving until ``set_serving`` says so."""
+        await self.set_serving(False)
+        self._server.add_insecure_port(address)
+        await self._server.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """What Check answers and Watch tells, for the server and for the pipeline service."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+    async def stop(self, grace: float) -> None:
+        """No new calls; those in flight have ``grace`` seconds."""
+        await self._server.stop(grace)
+
+    async def _infer(self, packet: bytes, context: Any) -> wire.Response:
+        try:
+            request = wire.Request.FromString(packet)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else time.monotonic() + remaining
+        try:
+            top_k = top_k_of(_metadata(context, "x-top-k"), self._inference.classes)
+            return to_message(await self._inference.answer(request, top_k=top_k, deadline=deadline))
+        except ServiceError as error:
+            code, message = status_of(error)
+            if isinstance(error, OverloadedError | UnavailableError):
+                context.set_trailing_metadata(RETRY_AFTER)
+            await context.abort(STATUS_OF_CODE[int(code)], message)
+            raise  # abort has raised already
+
+
+def _metadata(context: Any, key: str) -> str | None:
+    return next((value for name, value in context.invocation_metadata() or () if name == key), None)

@@ -1,0 +1,131 @@
+"""The HTTP door, an ASGI application: Paddle Serving's gateway route, and health.
+
+``/healthz`` and ``/readyz`` are one segment, where the stock gateway has nothing, so no stock route is hidden.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from service.contract import gateway
+from service.contract.answers import render
+from service.contract.gateway import Answer, Route
+from service.contract.request import parse_body
+from service.contract.top_k import top_k_of_http
+from service.errors import RequestTooLargeError, ServiceError
+from service.native.health import Health
+from service.native.inference import Inference
+
+log = logging.getLogger("regnetx.http")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+LARGE_BODY_BYTES = 1 << 20
+DISCARD_SECONDS = 0.5
+DISCARD_CHUNKS = 256  # of 64 KiB
+HEALTH_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
+
+
+class CallerLeft(Exception):
+    """The connection ended before the request did."""
+
+
+class HttpApi:
+    """One request in, one answer out; whatever goes wrong becomes the answer that the contract has for it."""
+
+    def __init__(self, inference: Inference, health: Health, *, max_body_bytes: int) -> None:
+        self._inference = inference
+        self._health = health
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
+        try:
+            answer = self._health_of(scope) or await self._answer(scope, receive)
+        except CallerLeft:
+            return
+        except ServiceError as error:
+            answer = gateway.failure(error)
+        except Exception as error:
+            log.exception("a request failed in a way that nobody thought of")
+            answer = gateway.failure(error)
+        await _send(answer, scope, send)
+
+    def _health_of(self, scope: Scope) -> Answer | None:
+        if scope["path"] not in ("/healthz", "/readyz") or scope["method"] not in ("GET", "HEAD"):
+            return None
+        if scope["path"] == "/healthz":
+            return Answer(200, HEALTH_HEADERS, b"ok\n")
+        return Answer(200 if self._health.is_ready else 503, HEALTH_HEADERS, f"{self._health.reason}\n".encode())
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        route = gateway.route(scope["method"], target)
+        if isinstance(route, Answer):
+            return route
+        headers = dict(scope["headers"])
+        try:
+            body = await self._body(headers, receive)
+        except RequestTooLargeError:
+            if b"expect" not in headers:
+                await _discard(receive)
+            raise
+        return await self._infer(route, headers, body)
+
+    async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes) -> Answer:
+        timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
+        # A large body can be built to take long; the loop has others to hear meanwhile.
+        large = len(body) > LARGE_BODY_BYTES
+        request = await asyncio.to_thread(parse_body, body, route) if large else parse_body(body, route)
+        response = await self._inference.answer(request, top_k=top_k, deadline=deadline)
+        return gateway.success(render(response))
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body. Raises RequestTooLargeError as soon as it is known to be more than may be."""
+        length = headers.get(b"content-length", b"0")
+        self._check_size(int(length) if length.isdigit() else 0)
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise CallerLeft
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            self._check_size(size)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_body_bytes:
+            raise RequestTooLargeError(f"a body of {size} bytes or more, at most {self._max_body_bytes} accepted")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: closing a connection with unread bytes would take the answer away from its reader."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            for _ in range(DISCARD_CHUNKS):
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+
+
+async def _send(answer: Answer, scope: Scope, send: Send) -> None:
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    if answer.status == 413:
+        # The rest of the body is still on its way; it is not worth reading.
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})

@@ -1,0 +1,39 @@
+"""One pipeline request -> one pipeline response, the same for both doors."""
+
+import logging
+
+from service.contract.answers import PipelineResponse, in_band, respond
+from service.contract.request import AnyRequest
+from service.contract.unpack import unpack
+from service.errors import EngineError, ServiceError
+from service.native.classify import Classifier
+
+log = logging.getLogger("regnetx.inference")
+
+
+class Inference:
+    """Unpack, classify, respond. What is answered in band never leaves here as an exception."""
+
+    def __init__(self, classifier: Classifier, *, service: str, op: str, classes: int) -> None:
+        """``service``: the name that requests must use; ``op``: the name that error messages use."""
+        self._classifier = classifier
+        self._service = service
+        self._op = op
+        self.classes = classes
+
+    async def answer(self, request: AnyRequest, *, top_k: int | None, deadline: float | None) -> PipelineResponse:
+        """The response to one request. ``deadline``: the caller's, in seconds of the monotonic clock.
+
+        Raises the ServiceErrors that are told at the door: overload, the caller's deadline, no engine.
+        """
+        try:
+            images = unpack(request, self._service)
+            predictions = await self._classifier.classify(images, top_k=top_k or 1, deadline=deadline)
+            return respond(predictions, top_k)
+        except ServiceError as error:
+            if error.err_no is None:
+                raise
+            return in_band(error, request.logid, self._op)
+        except Exception:
+            log.exception("a request failed in a way that nobody thought of")
+            return in_band(EngineError("internal error"), request.logid, self._op)

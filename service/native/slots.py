@@ -1,0 +1,74 @@
+"""Tensors in shared memory: one slot an image, written once by a decode thread, read in place by the engine.
+
+The memory is an anonymous file: it has no name, its descriptor travels to the engine over a Unix socket, and the
+kernel frees it with the last process that maps it, however that process ends.
+
+    deadlines   (slots,) float64              seconds of CLOCK_MONOTONIC; the engine skips a slot whose time has passed
+    inputs      (slots, 3, height, width) float32
+    scores      (slots, classes) float32
+"""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+ABANDONED = 0.0  # a deadline that has passed at any time: nobody waits for this slot any more
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """The shape of a slot memory; both sides compute the same offsets from it."""
+
+    slots: int
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def inputs_at(self) -> int:
+        """Byte offset of the inputs."""
+        return _aligned(self.slots * 8)
+
+    @property
+    def scores_at(self) -> int:
+        """Byte offset of the scores."""
+        return self.inputs_at + _aligned(self.slots * 3 * self.height * self.width * 4)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole memory."""
+        return self.scores_at + _aligned(self.slots * self.classes * 4)
+
+
+class SlotMemory:
+    """The mapped slots. Writers and readers agree over the socket on who owns a slot; there are no locks here."""
+
+    def __init__(self, layout: SlotLayout, descriptor: int) -> None:
+        """Map ``descriptor`` and own it. Raises OSError where it is smaller than the layout needs."""
+        if os.fstat(descriptor).st_size < layout.size:
+            raise OSError(f"slot memory of {os.fstat(descriptor).st_size} bytes, {layout.size} needed")
+        self.layout = layout
+        self.descriptor = descriptor
+        memory = mmap.mmap(descriptor, layout.size)
+        image = (layout.slots, 3, layout.height, layout.width)
+        self.deadlines = np.ndarray((layout.slots,), np.float64, memory)
+        self.inputs = np.ndarray(image, np.float32, memory, layout.inputs_at)
+        self.scores = np.ndarray((layout.slots, layout.classes), np.float32, memory, layout.scores_at)
+
+    @classmethod
+    def create(cls, layout: SlotLayout) -> "SlotMemory":
+        """New, zeroed slots. Pages are taken from the system when they are first written."""
+        descriptor = os.memfd_create("regnetx-slots", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, layout.size)
+        return cls(layout, descriptor)
+
+    def close(self) -> None:
+        """Give the descriptor back; the memory itself goes with the last array that looks at it."""
+        os.close(self.descriptor)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // CACHE_LINE) * CACHE_LINE

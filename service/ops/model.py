@@ -1,0 +1,150 @@
+"""What the others need to know of a serving model: how it is fed, what it answers, where its files are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import ModelError
+from service.ops.facts import Facts, read_facts, read_text
+
+FACTS_FILE = "model.yml"
+SERVER_FOLDER = "serving_server"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The facts of one serving model, from ``model.yml`` beside ``serving_server/`` (written at export)."""
+
+    name: str
+    architecture: str
+    program: Path  # serving_server/inference.pdmodel
+    params: Path  # serving_server/inference.pdiparams
+    input_name: str
+    height: int
+    width: int
+    resize_short: int
+    scale: float  # of uint8 values, 1/255
+    mean: tuple[float, float, float]  # RGB, after scale
+    std: tuple[float, float, float]
+    output_name: str
+    labels: tuple[str, ...]  # one a class, in class order
+
+    @property
+    def classes(self) -> int:
+        """The number of classes: the length of one row of scores."""
+        return len(self.labels)
+
+
+def load_model(model_config: Path) -> Model:
+    """The serving model at ``serving_models/<name>`` or, as stock has it, ``serving_models/<name>/serving_server``.
+
+    Raises ModelError, naming the file, what was found and what is accepted. The files' contents are not looked at:
+    verify_files does that.
+    """
+    facts = read_facts(_facts_file(model_config))
+    image, answer, files = facts.section("input"), facts.section("output"), facts.section("files")
+    _check_supported(image, answer)
+    height, width = _crop(image)
+    return Model(
+        name=facts.text("name"),
+        architecture=facts.text("architecture"),
+        program=_server_file(files, "program"),
+        params=_server_file(files, "params"),
+        input_name=image.text("name"),
+        height=height,
+        width=width,
+        resize_short=_resize_short(image, max(height, width)),
+        scale=image.positive("scale"),
+        mean=image.three_numbers("mean"),
+        std=_std(image),
+        output_name=answer.text("name"),
+        labels=_labels(facts, answer.whole("classes")),
+    )
+
+
+def verify_files(model: Model) -> None:
+    """Raises ModelError where the program or the parameters are not, by their SHA-256, those that were exported."""
+    expected = read_facts(_facts_file(model.program.parent)).section("sha256")
+    for key, file in (("program", model.program), ("params", model.params)):
+        found = _sha256(file)
+        if found != expected.text(key).lower():
+            raise ModelError(f"{file}: SHA-256 is {found}, but {expected.file.name} says {expected.text(key)}")
+
+
+def _facts_file(model_config: Path) -> Path:
+    folder = model_config.parent if model_config.name == SERVER_FOLDER else model_config
+    if not model_config.is_dir():
+        found = "a file" if model_config.exists() else "no such directory"
+        raise ModelError(f"{model_config}: {found}, accepted: serving_models/<name> or the {SERVER_FOLDER} in it")
+    if not (folder / FACTS_FILE).is_file():
+        raise ModelError(f"{folder}: no {FACTS_FILE} in it{_foreign(model_config)}")
+    return folder / FACTS_FILE
+
+
+def _foreign(folder: Path) -> str:
+    """What a folder without model.yml may be instead, and the way out."""
+    if any((place / "serving_server_conf.prototxt").is_file() for place in (folder, folder / SERVER_FOLDER)):
+        return "; Paddle Serving's own converter made this model, export it again with python -m serving_models export"
+    return ", which python -m serving_models export writes"
+
+
+def _check_supported(image: Facts, answer: Facts) -> None:
+    image.choice("dtype", "float32")
+    image.choice("interpolation", "bilinear")
+    image.choice("channel_order", "RGB")
+    answer.choice("activation", "softmax")
+
+
+def _crop(image: Facts) -> tuple[int, int]:
+    channels, height, width = image.three_wholes("shape")
+    if channels != 3:
+        image.refuse("shape", "[3, height, width]")
+    return height, width
+
+
+def _resize_short(image: Facts, longest: int) -> int:
+    length = image.whole("resize_short")
+    if length < longest:
+        image.refuse("resize_short", f"a whole number from {longest}, the longer side of input.shape")
+    return length
+
+
+def _std(image: Facts) -> tuple[float, float, float]:
+    std = image.three_numbers("std")
+    if min(std) <= 0:
+        image.refuse("std", "three numbers above 0")
+    return std
+
+
+def _server_file(files: Facts, key: str) -> Path:
+    name = Path(files.text(key))
+    if name.parent != Path(SERVER_FOLDER) or name.name == "..":
+        files.refuse(key, f"{SERVER_FOLDER}/<file>")
+    file = files.file.parent / name
+    if not file.is_file() or file.stat().st_size == 0:
+        raise ModelError(f"{file}: {'empty' if file.is_file() else 'no such file'}, named by {files.file.name}")
+    return file
+
+
+def _labels(facts: Facts, classes: int) -> tuple[str, ...]:
+    name = facts.text("labels")
+    if Path(name).name != name:
+        facts.refuse("labels", f"the name of a file beside {facts.file.name}")
+    file = facts.file.parent / name
+    lines = read_text(file).rstrip("\n").split("\n")
+    if len(lines) != classes:
+        raise ModelError(f"{file}: {len(lines)} labels, but output.classes of {facts.file.name} is {classes}")
+    return tuple(line.strip() for line in lines)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror or error}") from error
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""The command line: ``python -m serving_models export SOURCE | list | prepare [NAME]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from service.errors import ModelError, StartupError
+
+if TYPE_CHECKING:
+    from serving_models.export import Exported
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+DEFAULT_ROOT = Path("serving_models")
+
+Report = Callable[[str], None]
+Bytes = Callable[[str, int, int | None], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 2 where something was refused, 1 where network or disk failed. Failures are one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except ModelError as error:
+        return _fail(str(error), REFUSED)
+    except StartupError as error:
+        return _fail(str(error), FAILED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted, nothing was written", INTERRUPTED)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving_models", description="RegNetX models, made ready to serve")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    export = commands.add_parser("export", help="write a serving model", description="Write a serving model.")
+    export.set_defaults(command=_export)
+    export.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a PaddleClas inference model (folder or tar), PaddleClas weights (.pdparams), or an official name",
+    )
+    export.add_argument("--name", help="the model's name; otherwise its architecture's, as regnetx_200mf")
+    export.add_argument("--force", action="store_true", help="replace a model of that name")
+    export.add_argument("--labels", type=Path, metavar="FILE", help="labels, one a line, in class order")
+    export.add_argument("--image-size", type=_pixels, metavar="N", help="side of the crop in pixels")
+    export.add_argument("--resize-short", type=_pixels, metavar="N", help="short side before the crop in pixels")
+
+    listing = commands.add_parser(
+        "list", help="the twelve variants", description="The twelve variants, with their figures."
+    )
+    listing.set_defaults(command=_list)
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="make sure that there is a model to serve, and print its path",
+        description="Make sure that there is a model to serve, and print its path, and nothing else, on stdout.",
+    )
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument(
+        "name", nargs="?", metavar="NAME", help="an exported model, a path to one, or an official model"
+    )
+
+    for command in (export, prepare):
+        command.add_argument("--to", type=Path, default=DEFAULT_ROOT, metavar="FOLDER", help="where models are written")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    with _progress() as (report, progress):
+        report("starting Paddle")
+        # Late: a wrong option is answered at once, and Paddle takes a second to import.
+        from serving_models.export import Options, export
+
+        chosen = Options(
+            root=options.to,
+            name=options.name,
+            force=options.force,
+            labels=options.labels,
+            image_size=options.image_size,
+            resize_short=options.resize_short,
+        )
+        exported = export(options.source, chosen, report=report, progress=progress)
+    _print_summary(exported)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from serving_models.prepare import prepare
+
+    with _progress() as (report, progress):
+        path = prepare(options.name, options.to, report=report, progress=progress, tell=_tell)
+    print(path)
+
+
+def _tell(line: str) -> None:
+    # Through rich, a line stays above the progress bar; soft_wrap keeps it one line.
+    Console(stderr=True, highlight=False, markup=False).print(line, soft_wrap=True)
+
+
+def _list(_: argparse.Namespace) -> None:
+    from serving_models.listing import print_variants
+
+    print_variants()
+
+
+def _print_summary(exported: Exported) -> None:
+    from serving_models.summary import summary_table
+
+    Console().print(summary_table(exported))
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Report, Bytes]]:
+    """What is being done, and how far a download is, on stderr; nothing of it where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
+    with (
+        warnings.catch_warnings(),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        warnings.simplefilter("ignore")  # of Paddle, to its developers
+        step = bar.add_task("", total=None, amount="")
+
+        def report(text: str) -> None:
+            bar.update(step, description=text, completed=0, total=None, amount="")
+
+        def progress(name: str, here: int, total: int | None) -> None:
+            amount = f"{here / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{here / 1e6:.1f} MB"
+            bar.update(step, description=f"downloading {name}", completed=here, total=total, amount=amount)
+
+        yield report, progress
+
+
+def _pixels(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a whole number of pixels from 1 to 4096")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

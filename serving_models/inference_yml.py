@@ -1,0 +1,178 @@
+"""PaddleClas's ``inference.yml`` -> how the model is fed, and its labels.
+
+The format is what PaddleClas 2.6 writes at export (``dump_infer_config`` in ppcls/utils/config.py): the transforms of
+its ``Infer`` or evaluation section, and the post-processing with the label list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from service.errors import ModelError
+from serving_models.class_labels import read_labels
+
+ACCEPTED_TRANSFORMS = "DecodeImage, ResizeImage, CropImage, NormalizeImage, ToCHWImage"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How images become the model's input; None where the file leaves it open.
+
+    ``crop`` is (height, width) in pixels, ``resize_short`` the short side in pixels before the crop; values are scaled,
+    then normalised by ``mean`` and ``std`` in RGB order.
+    """
+
+    crop: tuple[int, int] | None = None
+    resize_short: int | None = None
+    scale: float = 1 / 255
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    labels: tuple[str, ...] | None = None
+
+
+class _RefusedError(Exception):
+    """Something in the file that the service cannot do, or that is not what it must be."""
+
+
+def read_inference_yml(path: Path) -> Feeding:
+    """What an ``inference.yml`` says of the model's input and labels.
+
+    Raises ModelError naming the entry for a file that is no YAML, or asks for what the service does not do.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _feeding(_mapping(document, "the file"), path)
+    except _RefusedError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _feeding(document: Mapping[str, Any], path: Path) -> Feeding:
+    facts: dict[str, Any] = {}
+    operators = _mapping(document.get("PreProcess", {}), "PreProcess").get("transform_ops", [])
+    if not isinstance(operators, list):
+        raise _RefusedError(f"PreProcess.transform_ops is {operators!r}; accepted is a list")
+    for operator in operators:
+        for name, options in _mapping(operator, "a transform").items():
+            reader = _READERS.get(name)
+            if reader is None:
+                raise _RefusedError(f"transform {name!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
+            facts |= reader(_mapping(options or {}, name))
+    return Feeding(**facts, labels=_labels(document.get("PostProcess"), path.parent))
+
+
+def _decode(options: Mapping[str, Any]) -> dict[str, Any]:
+    if options.get("to_rgb", True) is not True:
+        raise _RefusedError(f"DecodeImage.to_rgb is {options['to_rgb']!r}; accepted is true (images are fed as RGB)")
+    return {}
+
+
+def _resize(options: Mapping[str, Any]) -> dict[str, Any]:
+    if options.get("interpolation") not in (None, "bilinear"):
+        raise _RefusedError(f"ResizeImage.interpolation is {options['interpolation']!r}; accepted is 'bilinear'")
+    if options.get("backend") not in (None, "cv2"):
+        raise _RefusedError(f"ResizeImage.backend is {options['backend']!r}; accepted is 'cv2'")
+    if "resize_short" not in options:
+        raise _RefusedError(f"ResizeImage has {sorted(options)}; accepted is resize_short")
+    return {"resize_short": _pixels(options["resize_short"], "ResizeImage.resize_short")}
+
+
+def _crop(options: Mapping[str, Any]) -> dict[str, Any]:
+    size = options.get("size")
+    if not isinstance(size, list):
+        side = _pixels(size, "CropImage.size")
+        return {"crop": (side, side)}
+    if len(size) != 2:
+        raise _RefusedError(f"CropImage.size is {size!r}; accepted are a number of pixels and [width, height]")
+    # NOTE width first: what PaddleClas's CropImage does, whatever its comment says.
+    width, height = (_pixels(value, "CropImage.size") for value in size)
+    return {"crop": (height, width)}
+
+
+def _normalize(options: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if options.get("scale") is not None:
+        facts["scale"] = _fraction(options["scale"])
+    for key in ("mean", "std"):
+        if options.get(key) is not None:
+            facts[key] = _triple(options[key], f"NormalizeImage.{key}")
+    if any(value <= 0 for value in facts.get("std", ())):
+        raise _RefusedError(f"NormalizeImage.std is {options['std']!r}; accepted are numbers above 0")
+    return facts
+
+
+def _nothing(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+_READERS = {
+    "DecodeImage": _decode,
+    "ResizeImage": _resize,
+    "CropImage": _crop,
+    "NormalizeImage": _normalize,
+    "ToCHWImage": _nothing,
+}
+
+
+def _labels(post_process: Any, folder: Path) -> tuple[str, ...] | None:
+    topk = _mapping(post_process or {}, "PostProcess").get("Topk") or {}
+    topk = _mapping(topk, "PostProcess.Topk")
+    if topk.get("label_list") is not None:
+        labels = topk["label_list"]
+        if not isinstance(labels, list) or not labels:
+            raise _RefusedError(f"PostProcess.Topk.label_list is {labels!r}; accepted is a list of labels")
+        return tuple(_label(label) for label in labels)
+    if topk.get("class_id_map_file") is not None:
+        return read_labels(folder / str(topk["class_id_map_file"]))
+    return None
+
+
+def _label(value: Any) -> str:
+    label = str(value).strip()
+    if not label or "\n" in label:
+        raise _RefusedError(f"PostProcess.Topk.label_list holds {value!r}; accepted are labels of one line")
+    return label
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _RefusedError(f"{what} is {value!r}; accepted is a mapping")
+    return value
+
+
+def _pixels(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
+        raise _RefusedError(f"{what} is {value!r}; accepted is a whole number of pixels from 1 to 4096")
+    return value
+
+
+def _fraction(value: Any) -> float:
+    """A number, or a quotient as PaddleClas's configurations write it: ``1.0/255.0``."""
+    try:
+        numerator, _, denominator = str(value).partition("/")
+        found = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        found = math.nan
+    if not math.isfinite(found) or found <= 0:
+        raise _RefusedError(f"NormalizeImage.scale is {value!r}; accepted are a positive number and '1.0/255.0'")
+    return found
+
+
+def _triple(value: Any, what: str) -> Triple:
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 3 or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        raise _RefusedError(f"{what} is {value!r}; accepted are 3 numbers, for R, G and B")
+    red, green, blue = (float(n) for n in numbers)
+    return red, green, blue

@@ -1,0 +1,72 @@
+"""A gRPC server on a free port that answers as Paddle Serving's pipeline does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from client_servers import answer_of
+
+from regnetx_client.wire import pipeline_service_pb2 as wire
+
+METHOD = "/baidu.paddle_serving.pipeline_serving.PipelineService/inference"
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+@dataclass
+class Pipeline:
+    """A running server, all that it was sent, and what it answers."""
+
+    address: str = ""
+    knows_top_k: bool = False
+    health: bytes | None = None
+    requests: list[tuple[wire.Request, dict[str, str], float | None]] = field(default_factory=list)
+    peers: set[str] = field(default_factory=set)
+    respond: Callable[[wire.Request, Any], wire.Response | None] = lambda request, context: None
+
+    def infer(self, request: wire.Request, context: Any) -> wire.Response:
+        metadata = dict(context.invocation_metadata())
+        self.requests.append((request, metadata, context.time_remaining()))
+        self.peers.add(context.peer())
+        if (response := self.respond(request, context)) is not None:
+            return response
+        top_k = int(metadata["x-top-k"]) if self.knows_top_k else None
+        answer = answer_of(list(request.key), list(request.value), top_k)
+        return wire.Response(err_no=0, key=answer["key"], value=answer["value"])
+
+    def service(self, details: Any) -> Any:
+        if details.method == METHOD:
+            return grpc.unary_unary_rpc_method_handler(
+                self.infer, wire.Request.FromString, wire.Response.SerializeToString
+            )
+        if details.method == HEALTH and self.health is not None:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
+        return None
+
+
+@contextmanager
+def pipeline(
+    *, knows_top_k: bool = False, address: str = "127.0.0.1:0", health: bytes | None = None
+) -> Iterator[Pipeline]:
+    state = Pipeline(knows_top_k=knows_top_k, health=health)
+    handler = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda self, details: state.service(details)})()
+    with futures.ThreadPoolExecutor(8) as threads:
+        server = grpc.server(threads, handlers=[handler], options=[("grpc.max_receive_message_length", 1 << 20)])
+        state.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+        server.start()
+        try:
+            yield state
+        finally:
+            server.stop(0).wait()
+
+
+def refusing(code: grpc.StatusCode, details: str, *metadata: tuple[str, str]) -> Callable:
+    def respond(request: wire.Request, context: Any) -> None:
+        context.set_trailing_metadata(metadata)
+        context.abort(code, details)
+
+    return respond

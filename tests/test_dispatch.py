@@ -1,0 +1,204 @@
+"""Slots and links of one frontend, with engines that are sockets in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from service.errors import EngineError, OverloadedError, RpcPackageError, UnavailableError
+from service.native.dispatch import Dispatcher
+from service.native.engine_link import EngineLink
+from service.native.slots import ABANDONED, SlotLayout, SlotMemory
+from service.native.wire import READY, Status, pack, receive_memory, unpack
+
+LAYOUT = SlotLayout(slots=6, height=2, width=2, classes=3)
+
+
+class HandEngine:
+    """A listener that a test accepts and answers by hand."""
+
+    def __init__(self):
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind("")
+        self.listener.listen()
+        self.address = self.listener.getsockname()
+        self.connection = None
+
+    async def accept(self):
+        await asyncio.to_thread(self._accept)
+
+    def _accept(self):
+        self.listener.settimeout(10)
+        self.connection, _ = self.listener.accept()
+        self.connection.settimeout(10)
+        self.memory = receive_memory(self.connection)
+        self.connection.settimeout(10)
+        self.connection.send(READY)
+
+    async def receive(self):
+        return list(unpack(await asyncio.to_thread(self.connection.recv, 65536)))
+
+    async def receive_all(self, count):
+        records = []
+        while len(records) < count:
+            records += await self.receive()
+        return records
+
+    def answer(self, slot, ticket, status=Status.DONE, value=0.0):
+        self.memory.scores[slot] = value
+        self.connection.send(pack([(slot, status, ticket)]))
+
+    def die(self):
+        self.connection.close()
+        self.memory.close()
+
+
+@contextlib.asynccontextmanager
+async def dispatching(*engines, **options):
+    memory = SlotMemory.create(LAYOUT)
+    links = [EngineLink(engine.address, memory) for engine in engines]
+    dispatcher = Dispatcher(memory, links, **options)
+    tasks = [asyncio.create_task(link.run()) for link in links]
+    try:
+        for engine in engines:
+            await engine.accept()
+        await asyncio.wait_for(until(lambda: all(link.is_up for link in links)), 10)
+        yield dispatcher
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for engine in engines:
+            engine.listener.close()
+            if engine.connection.fileno() >= 0:
+                engine.die()
+        memory.close()
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110 (links and tasks have no event for it)
+        await asyncio.sleep(0.005)
+
+
+def acquire(dispatcher, count=1):
+    return dispatcher.acquire(count, time.monotonic() + 60)
+
+
+async def test_a_slot_comes_back_with_its_own_scores():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        slots = acquire(dispatcher, 3)
+        tasks = [asyncio.create_task(dispatcher.scores(slot)) for slot in slots]
+        for slot, _, ticket in reversed(await engine.receive_all(3)):
+            engine.answer(slot, ticket, value=slot)
+        for slot, task in zip(slots, tasks, strict=True):
+            assert (await asyncio.wait_for(task, 10)).tolist() == [slot] * 3
+
+
+async def test_a_request_gets_all_its_slots_or_none():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        acquire(dispatcher, 4)
+        with pytest.raises(OverloadedError, match="all 6 slots are taken"):
+            acquire(dispatcher, 3)
+        assert dispatcher.in_use == 4
+        acquire(dispatcher, 2)
+        with pytest.raises(RpcPackageError, match="7 images in one request, at most 6 accepted"):
+            acquire(dispatcher, 7)
+
+
+async def test_an_answer_to_an_earlier_owner_of_the_slot_is_not_taken_for_this_one():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        [slot] = acquire(dispatcher)
+        task = asyncio.create_task(dispatcher.scores(slot))
+        [(_, _, ticket)] = await engine.receive()
+        engine.answer(slot, ticket - 1, value=1.0)
+        await asyncio.sleep(0.02)  # the wrong answer has every chance to be taken
+        assert not task.done()
+        engine.answer(slot, ticket, value=2.0)
+        assert (await asyncio.wait_for(task, 10)).tolist() == [2.0] * 3
+
+
+async def test_the_engine_with_the_least_to_do_is_given_the_next_slot():
+    first, second = HandEngine(), HandEngine()
+    async with dispatching(first, second) as dispatcher:
+        tasks = [asyncio.create_task(dispatcher.scores(slot)) for slot in acquire(dispatcher, 4)]
+        await first.receive_all(2)
+        for slot, _, ticket in await second.receive_all(2):
+            second.answer(slot, ticket)
+        await asyncio.wait_for(until(lambda: sum(task.done() for task in tasks) == 2), 10)
+        more = [asyncio.create_task(dispatcher.scores(slot)) for slot in acquire(dispatcher, 2)]
+        assert len(await second.receive_all(2)) == 2
+        for task in (*tasks, *more):
+            task.cancel()
+
+
+async def test_what_a_lost_engine_owed_is_given_to_another():
+    first, second = HandEngine(), HandEngine()
+    async with dispatching(first, second) as dispatcher:
+        slots = acquire(dispatcher, 2)
+        tasks = [asyncio.create_task(dispatcher.scores(slot)) for slot in slots]
+        await first.receive()
+        [(slot, _, ticket)] = await second.receive()
+        second.answer(slot, ticket)
+        first.die()
+        [(slot, _, ticket)] = await second.receive()
+        second.answer(slot, ticket, value=5.0)
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+
+async def test_an_image_whose_engine_died_twice_is_not_tried_again():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        [slot] = acquire(dispatcher)
+        task = asyncio.create_task(dispatcher.scores(slot))
+        for _ in range(2):
+            assert [record[0] for record in await engine.receive()] == [slot]
+            engine.die()
+            await engine.accept()
+        with pytest.raises(EngineError, match="died twice"):
+            await asyncio.wait_for(task, 10)
+        assert dispatcher.up.is_set()
+
+
+async def test_without_an_engine_requests_wait_only_for_as_long_as_patience_lasts():
+    engine = HandEngine()
+    async with dispatching(engine, patience=0.0) as dispatcher:
+        acquire(dispatcher)
+        engine.die()
+        await asyncio.wait_for(dispatcher.down.wait(), 10)
+        with pytest.raises(UnavailableError, match="no engine is running"):
+            acquire(dispatcher)
+        await engine.accept()
+        await asyncio.wait_for(dispatcher.up.wait(), 10)
+        acquire(dispatcher)
+
+
+async def test_a_failed_and_an_expired_slot_are_told_apart():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        for status, error in ((Status.FAILED, EngineError), (Status.EXPIRED, TimeoutError)):
+            [slot] = acquire(dispatcher)
+            task = asyncio.create_task(dispatcher.scores(slot))
+            [(_, _, ticket)] = await engine.receive()
+            engine.answer(slot, ticket, status)
+            with pytest.raises(error):
+                await asyncio.wait_for(task, 10)
+            dispatcher.release(slot)
+
+
+async def test_an_abandoned_slot_is_seen_by_the_engine_at_once():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        slots = acquire(dispatcher, 2)
+        dispatcher.abandon(slots[:1])
+        assert engine.memory.deadlines[slots[0]] == ABANDONED
+        assert engine.memory.deadlines[slots[1]] > time.monotonic()
+        dispatcher.input(slots[1])[...] = 7
+        np.testing.assert_array_equal(engine.memory.inputs[slots[1]], np.full((3, 2, 2), 7, np.float32))

@@ -1,0 +1,190 @@
+"""The engine's batcher, with an engine that is told what to do: batches, deadlines, failures."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from service.native.engine_process import Batcher, Frontend
+from service.native.slots import ABANDONED, SlotLayout, SlotMemory
+from service.native.wire import READY, Status, pack, send_memory, unpack
+from service.ops.model import Model
+
+LAYOUT = SlotLayout(slots=8, height=2, width=2, classes=3)
+
+
+class ScriptedEngine:
+    """Scores of an image are its first three values; remembers the sizes of its batches."""
+
+    def __init__(self):
+        self.sizes = []
+        self.answer = lambda batch: batch.reshape(len(batch), -1)[:, :3].copy()
+
+    def run(self, batch):
+        self.sizes.append(len(batch))
+        return self.answer(batch)
+
+
+class Peer:
+    """The frontend's side of a connection to a batcher in this process."""
+
+    def __init__(self, batcher):
+        self.batcher = batcher
+        self.memory = SlotMemory.create(LAYOUT)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection = ours
+        ours.settimeout(10)
+        send_memory(ours, self.memory)
+        self.frontend = Frontend(theirs)
+        assert ours.recv(100) == READY
+
+    def submit(self, slot, ticket=1, *, deadline=None):
+        self.memory.inputs[slot] = slot + np.arange(12).reshape(3, 2, 2)
+        self.memory.deadlines[slot] = time.monotonic() + 60 if deadline is None else deadline
+        self.connection.send(pack([(slot, Status.WAITING, ticket)]))
+        self.batcher.waiting.extend(self.frontend.receive())
+
+    def answers(self):
+        return list(unpack(self.connection.recv(65536)))
+
+    def close(self):
+        self.connection.close()
+        self.frontend.close()
+        self.memory.close()
+
+
+@pytest.fixture
+def engine():
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def make_batcher(tmp_path, engine):
+    model = Model(
+        "m", "RegNetX_200MF", tmp_path, tmp_path, "x", 2, 2, 2, 1.0, (0, 0, 0), (1, 1, 1), "y", ("a", "b", "c")
+    )
+    return lambda linger=0.0, batch_size=4: Batcher(engine, model, batch_size=batch_size, linger=linger)
+
+
+@pytest.fixture
+def batcher(make_batcher):
+    return make_batcher()
+
+
+@pytest.fixture
+def peer(batcher):
+    peer = Peer(batcher)
+    yield peer
+    peer.close()
+
+
+def test_a_lone_image_is_run_at_once(batcher, peer, engine):
+    assert batcher.wait_for() is None
+    peer.submit(3, ticket=9)
+    assert batcher.wait_for() == 0.0
+    batcher.run_next()
+    assert engine.sizes == [1]
+    assert peer.answers() == [(3, Status.DONE, 9)]
+    assert peer.memory.scores[3].tolist() == [3, 4, 5]
+
+
+def test_what_waits_becomes_one_batch_up_to_the_batch_size_and_no_row_is_swapped(batcher, peer, engine):
+    order = [5, 0, 7, 2, 1, 6]
+    for ticket, slot in enumerate(order):
+        peer.submit(slot, ticket)
+    batcher.run_next()
+    assert peer.answers() == [(slot, Status.DONE, ticket) for ticket, slot in enumerate(order[:4])]
+    batcher.run_next()
+    assert engine.sizes == [4, 2]
+    assert [peer.memory.scores[slot, 0] for slot in order] == order
+
+
+def test_images_of_two_frontends_share_a_batch_and_go_back_to_their_own(batcher, peer, engine):
+    other = Peer(batcher)
+    peer.submit(1, ticket=11)
+    other.submit(2, ticket=22)
+    batcher.run_next()
+    assert engine.sizes == [2]
+    assert (peer.answers(), other.answers()) == ([(1, Status.DONE, 11)], [(2, Status.DONE, 22)])
+    assert (peer.memory.scores[1, 0], other.memory.scores[2, 0]) == (1, 2)
+    assert not peer.memory.scores[2].any() and not other.memory.scores[1].any()
+    other.close()
+
+
+def test_an_image_that_nobody_waits_for_is_not_run(batcher, peer, engine):
+    peer.submit(0, deadline=ABANDONED)
+    peer.submit(1, deadline=time.monotonic() - 1)
+    batcher.run_next()
+    assert engine.sizes == []
+    assert peer.answers() == [(0, Status.EXPIRED, 1), (1, Status.EXPIRED, 1)]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3], ids=["no row", "a row too few", "a row too many"])
+def test_a_short_answer_from_the_engine_fails_the_batch(batcher, peer, engine, rows, caplog):
+    engine.answer = lambda batch: np.zeros((rows, 3), np.float32)
+    peer.submit(0)
+    peer.submit(1)
+    batcher.run_next()
+    assert peer.answers() == [(0, Status.FAILED, 1), (1, Status.FAILED, 1)]
+    assert "for a batch of 2" in caplog.text
+
+
+def test_an_engine_that_raises_fails_its_batch_and_serves_the_next(batcher, peer, engine, caplog):
+    right = engine.answer
+    engine.answer = lambda batch: 1 / 0
+    peer.submit(0)
+    batcher.run_next()
+    engine.answer = right
+    peer.submit(1)
+    batcher.run_next()
+    assert peer.answers() == [(0, Status.FAILED, 1)]
+    assert peer.answers() == [(1, Status.DONE, 1)]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_frontend_that_has_gone_takes_its_images_with_it(batcher, peer, engine):
+    gone = Peer(batcher)
+    gone.submit(0)
+    peer.submit(1)
+    batcher.forget(gone.frontend)
+    gone.close()
+    batcher.run_next()
+    assert engine.sizes == [1]
+    assert peer.answers() == [(1, Status.DONE, 1)]
+
+
+def test_the_linger_starts_at_the_first_image_and_is_not_started_again(make_batcher):
+    batcher = make_batcher(linger=30.0)
+    peer = Peer(batcher)
+    peer.submit(0)
+    first = batcher.wait_for()
+    assert 0 < first <= 30
+    peer.submit(1)
+    assert batcher.wait_for() <= first
+    peer.submit(2)
+    peer.submit(3)
+    assert batcher.wait_for() == 0.0  # full: nothing to wait for
+    peer.close()
+
+
+def test_a_memory_that_is_smaller_than_its_layout_is_refused():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    small = SlotMemory.create(SlotLayout(1, 2, 2, 3))
+    small.layout = LAYOUT
+    send_memory(ours, small)
+    with pytest.raises(OSError, match="needed"):
+        Frontend(theirs)
+    for end in (ours, theirs, small):
+        end.close()
+
+
+def test_a_frontend_that_leaves_before_it_says_anything_is_no_frontend():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    threading.Thread(target=ours.close).start()
+    with pytest.raises(ConnectionError):
+        Frontend(theirs)
+    theirs.close()
