@@ -2,11 +2,18 @@
 PYTHON ?= python3
 CONFIG ?= config.yml
 MODEL ?=
-SOURCE ?= serving_models/bundled/digits/RegNetX_200MF_digits.pdparams
-NAME ?=
+# Not taken from the environment: a shell may have a NAME of its own.
+SOURCE =
+NAME =
+FORCE =
+DIGITS := serving_models/bundled/digits/RegNetX_200MF_digits.pdparams --name digits --force
+RUNTIME = native
 VENV := .venv
+STOCK := .venv-stock
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+export STOCK_PYTHON
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test export lint format bench lock proto clean
@@ -14,15 +21,21 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/native  ## set up, get a model, serve it on the CPU (MODEL=name or folder, CONFIG=file)
-	@model="$$($(BIN)/python -m serving_models prepare $(MODEL))" && \
-	exec $(BIN)/python -m service serve --config $(CONFIG) --model "$$model"
+serve: $(if $(filter paddle_serving,$(RUNTIME)),$(STOCK)/ready) $(VENV)/native  ## set up, get a model, serve it on the CPU (MODEL=name or folder, CONFIG=file, RUNTIME=paddle_serving)
+	@model="$$($(BIN)/python -m serving_models prepare $(if $(MODEL),"$(MODEL)"))" && \
+	case $(RUNTIME) in \
+	  native) exec $(BIN)/python -m service serve --config "$(CONFIG)" --model "$$model" ;; \
+	  paddle_serving) exec $(STOCK)/bin/python -m service.paddle_serving --config "$(CONFIG)" --model "$$model" ;; \
+	  *) echo "regnetx: RUNTIME is $(RUNTIME); accepted: native, paddle_serving" >&2; exit 2 ;; \
+	esac
 
 test: $(VENV)/test  ## set up what the tests need and run them all
+	@if sh requirements/python39.sh >/dev/null 2>&1; then $(MAKE) --no-print-directory $(STOCK)/ready; else \
+	  echo "make test: no Python 3.9 here, so the stock runtime is NOT tested (tests/test_both_runtimes.py)" >&2; fi
 	$(BIN)/python -m pytest
 
-export: $(VENV)/native  ## SOURCE=... [NAME=...]: a PaddleClas model becomes a serving model
-	$(BIN)/python -m serving_models export $(SOURCE) $(if $(NAME),--name $(NAME))
+export: $(VENV)/native  ## a PaddleClas model becomes a serving model (SOURCE=..., NAME=..., FORCE=1; else the digits)
+	$(BIN)/python -m serving_models export $(if $(SOURCE),"$(SOURCE)" $(if $(NAME),--name "$(NAME)") $(if $(FORCE),--force),$(DIGITS))
 
 lint: $(VENV)/test  ## style, formatting and types
 	$(BIN)/ruff check .
@@ -39,8 +52,9 @@ bench: $(VENV)/test  ## measure the service beside the bare loop on this machine
 # --- environments: pinned and hashed; a stamp is renewed when its lock changes -------------------------------------
 
 $(VENV)/bin/python:
-	@sh requirements/python.sh $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	@sh requirements/system.sh $(PYTHON)
+	@echo "setting up $(VENV), once; Paddle is 190 MB" >&2
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/native: requirements/native.txt client/pyproject.toml | $(VENV)/bin/python
 	$(PIP) --require-hashes -r requirements/native.txt
@@ -52,15 +66,25 @@ $(VENV)/test: requirements/test.txt requirements/reference.txt $(VENV)/native
 	$(PIP) --no-deps --require-hashes -r requirements/reference.txt
 	@touch $@
 
+$(STOCK)/ready: requirements/stock.txt requirements/stock-serving.txt
+	@python="$$(sh requirements/python39.sh)" && echo "setting up $(STOCK), once; Paddle is 190 MB" >&2 && \
+	"$$python" -m venv --clear $(STOCK)
+	$(STOCK)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/stock.txt
+	$(STOCK)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/stock-serving.txt
+	@touch $@
+
 # --- for maintainers -----------------------------------------------------------------------------------------------
 
 lock:  ## renew requirements/*.txt from *.in (needs uv)
 	cd requirements && for name in test native; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate $$([ $$name = native ] && echo "-c test.txt") $$name.in -o $$name.txt; done
+	cd requirements && for name in stock stock-gpu stock-serving stock-serving-gpu; do \
+	  uv pip compile --quiet --python-version 3.9 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    $$(case $$name in stock-serving*) echo --no-deps;; esac) $$name.in -o $$name.txt; done
 
 proto:  ## generate the stubs from the .proto again (needs grpcio-tools 1.62.3: its code runs with protobuf 4.25 and later)
 	cd client && python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. regnetx_client/wire/pipeline_service.proto
 
-clean:  ## forget the environment
-	rm -rf $(VENV)
+clean:  ## forget the environments
+	rm -rf $(VENV) $(STOCK)

@@ -1,43 +1,51 @@
-"""The bare loop: read, decode, preprocess and infer in one Python loop, with no server around it."""
+"""The bare loop: decode, preprocess, infer and label in one Python loop, with no server around it.
+
+python -m benchmarks.bare_loop CONFIG BATCH_SIZE IMAGE SECONDS    one line of JSON: a Result
+"""
 
 from __future__ import annotations
 
 import base64
+import json
+import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.load import Result, quantile
-from service.config import Config
+from service.config import load_config
 from service.engines import open_engine, warm_up
 from service.ops.decode import Limits, decode
 from service.ops.label import rank
-from service.ops.model import Model
+from service.ops.model import load_model
 from service.ops.preprocess import preprocess
 
 
-class BareLoop:
-    """One engine with the settings of the service; batches of ``batch_size`` images decoded one after the other."""
+def main(config_file: str, batch_size: str, image_file: str, seconds: str) -> None:
+    """Images a second, and the seconds of one batch, from base64 text to labels, with the threads of the service."""
+    config = load_config(Path(config_file), {})
+    model = load_model(Path(config.regnet.local_service_conf.model_config_))
+    engine = open_engine(config, model)
+    batch = np.empty((int(batch_size), 3, model.height, model.width), np.float32)
+    warm_up(engine, model, batch_size=len(batch))
+    text = base64.b64encode(Path(image_file).read_bytes())
+    limits = Limits()
+    latencies = []
+    start = now = time.perf_counter()
+    while now < start + float(seconds):
+        for row in batch:
+            preprocess(decode(base64.b64decode(text), limits), model, row)
+        for scores in engine.run(batch):
+            rank(scores, model.labels, 1)
+        done = time.perf_counter()
+        latencies.append(done - now)
+        now = done
+    latencies.sort()
+    rate = len(latencies) * len(batch) / (now - start)
+    print(json.dumps(asdict(Result(rate, quantile(latencies, 0.5), quantile(latencies, 0.99)))))
 
-    def __init__(self, config: Config, model: Model, *, batch_size: int) -> None:
-        self._engine = open_engine(config, model)
-        self._model = model
-        self._batch = np.empty((batch_size, 3, model.height, model.width), np.float32)
-        warm_up(self._engine, model, batch_size=batch_size)
 
-    def run(self, text: bytes, seconds: float) -> Result:
-        """Images a second, and the time of one batch, from base64 text to labels."""
-        limits = Limits()
-        latencies = []
-        start = now = time.perf_counter()
-        while now < start + seconds:
-            for row in self._batch:
-                preprocess(decode(base64.b64decode(text), limits), self._model, row)
-            for scores in self._engine.run(self._batch):
-                rank(scores, self._model.labels, 1)
-            done = time.perf_counter()
-            latencies.append(done - now)
-            now = done
-        latencies.sort()
-        images = len(latencies) * len(self._batch)
-        return Result(images / (now - start), quantile(latencies, 0.5), quantile(latencies, 0.99))
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import sys
@@ -12,18 +13,31 @@ from service.config import Config, load_config
 from service.errors import ServiceError, StartupError
 
 MODEL_VARIABLE = "REGNETX__OP__LOCAL_SERVICE_CONF__MODEL_CONFIG"
+READER_LEFT = 141  # what a shell says of a program that SIGPIPE ended
 
 
 def main() -> int:
     """Run one command; 0 when it did what was asked, 1 when images failed, 2 when it could not start."""
     arguments = _parser().parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
-        return int(arguments.run(arguments))
+        result = int(arguments.run(arguments))
+        print(end="", flush=True)
+        return result
+    except BrokenPipeError:
+        _write_to_nobody()
+        return READER_LEFT
     except StartupError as error:
         print(f"regnetx: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _write_to_nobody() -> None:
+    """Whoever read the output has left, as ``head`` does; what is still to come would be an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,12 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     predict = commands.add_parser("predict", parents=[common], help="classify image files without a server")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    predict.add_argument("--top-k", type=int, default=5, help="classes an image, best first; default: 5")
+    predict.add_argument("--top-k", type=_count, default=5, help="classes an image, best first; default: 5")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.set_defaults(run=_predict)
     check = commands.add_parser("check", parents=[common], help="check configuration and model, print what is in force")
     check.set_defaults(run=_check)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text[:9]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text[:9])
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:
@@ -56,12 +76,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     from service.native.child import set_up_logging
     from service.native.ready import announce
     from service.native.supervisor import Supervisor
-    from service.ops.model import load_model
+    from service.ops.model import load_model, verify_files
 
     config = _configuration(arguments)
     model = load_model(Path(config.regnet.local_service_conf.model_config_))
+    verify_files(model)
     set_up_logging()
-    asyncio.run(Supervisor(config, lambda http, rpc: announce(config, model, http, rpc)).run())
+
+    def say_ready(http_port: int | None, rpc_port: int | None) -> None:
+        try:
+            announce(config, model, http_port, rpc_port)
+        except BrokenPipeError:
+            _write_to_nobody()  # requests are answered all the same
+
+    asyncio.run(Supervisor(config, say_ready).run())
     return 0
 
 

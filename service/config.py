@@ -27,8 +27,12 @@ OF_REMOTE_OPS = (
 )
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1  # what the libraries below can count; as milliseconds, 24 days
+MOST_SLOTS = 4096
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+NotNegative = Annotated[int, Field(ge=0, le=MOST)]
+Milliseconds = Annotated[int, Field(le=MOST)]  # stock writes "none" as -1
+Processors = Annotated[int, Field(ge=1, le=256)]
 
 
 class Section(BaseModel):
@@ -63,9 +67,9 @@ class LocalService(Section):
     client_type: Literal["local_predictor"] = "local_predictor"
     model_config_: str = Field(alias="model_config", min_length=1)
     workdir: str = ""
-    thread_num: Positive = 2
+    thread_num: Processors = 2
     device_type: Literal[-1, 0, 1, 2, 3, 4, 5, 6] = -1
-    devices: str = Field(default="", pattern=r"^(\d+(,\d+)*)?$")
+    devices: str = Field(default="", pattern=r"^(\d{1,3}(,\d{1,3})*)?$")
     fetch_list: tuple[str, ...] = Field(default=("prediction",), strict=False)
     mem_optim: bool = True
     ir_optim: bool = True
@@ -77,15 +81,20 @@ class LocalService(Section):
     mkldnn_bf16_op_list: Optional[list[str]] = None
     min_subgraph_size: Positive = 3
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engines run on a GPU, by stock's rule: a ``device_type`` of -1 leaves it to ``devices``."""
+        return self.device_type == 1 or (self.device_type == -1 and bool(self.devices))
+
 
 class Op(Section):
     """``op.<name>``: the one op of this service; its name is the service's name."""
 
-    concurrency: Positive = 1
-    timeout: int = -1
+    concurrency: Processors = 1
+    timeout: Milliseconds = -1
     retry: Positive = 1
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
-    auto_batching_timeout: int = -1
+    auto_batching_timeout: Milliseconds = -1
     local_service_conf: LocalService
 
 
@@ -95,9 +104,9 @@ class Native(Section):
     host: str = Field(default="0.0.0.0", min_length=1)
     name: Optional[str] = Field(default=None, pattern=r"^[^/]+$")
     engine: Literal["paddle"] = "paddle"
-    slots: Optional[Annotated[int, Field(ge=1, le=4096)]] = None
-    decode_threads: Optional[Annotated[int, Field(ge=1, le=256)]] = None
-    max_body_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
+    slots: Optional[Annotated[int, Field(ge=1, le=MOST_SLOTS)]] = None
+    decode_threads: Optional[Processors] = None
+    max_body_bytes: Annotated[int, Field(ge=1024, le=MOST)] = 64 * 2**20
     max_image_bytes: Positive = 20 * 2**20
     max_image_pixels: Positive = 50_000_000
     request_timeout_ms: Positive = 30_000
@@ -110,7 +119,7 @@ class Config(Section):
 
     http_port: Optional[Port] = None
     rpc_port: Optional[Port] = None
-    worker_num: Positive = 1
+    worker_num: Processors = 1
     build_dag_each_worker: bool = False
     grpc_gateway_port: Optional[Port] = None
     dag: Dag = Dag()
@@ -148,7 +157,7 @@ class Config(Section):
     @property
     def slots(self) -> int:
         """Images that may be between admission and answer in one frontend at the same time."""
-        return self.native.slots or self.dag.channel_size or 128
+        return self.native.slots or min(self.dag.channel_size, MOST_SLOTS) or 128
 
     @property
     def decode_threads(self) -> int:
@@ -197,6 +206,8 @@ def _sentence(fault: ErrorDetails) -> str:
     if fault["type"] == "value_error":
         return f"{key}: {fault['msg']}".removeprefix(": ").replace("Value error, ", "")
     accepted = fault["msg"].replace("Input should be ", "").replace("String should", "a string that should")
+    if "dictionary" in accepted:
+        accepted = "keys and values"
     return f"{key}: {fault['input']!r} is not accepted; accepted: {accepted}"
 
 

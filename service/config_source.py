@@ -82,5 +82,5 @@ def _put(values: dict[str, Any], setting: Setting, text: str) -> None:
 def _scalar(setting: Setting, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"environment: {setting.variable}: {text!r} is not a YAML value") from None
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that there is not, too many digits
+        raise ConfigError(f"environment: {setting.variable}: {text[:80]!r} is not a YAML value") from None

@@ -24,5 +24,7 @@ class LocalClassifier:
 
     def classify(self, path: Path, *, top_k: int) -> list[Prediction]:
         """The ``top_k`` best classes of an image file. Raises OSError, ImageError or EngineError."""
-        preprocess(decode(path.read_bytes(), self._limits), self._model, self._input[0])
+        with path.open("rb") as file:
+            image = file.read(self._limits.max_bytes + 1)  # one too many is enough to be told so
+        preprocess(decode(image, self._limits), self._model, self._input[0])
         return rank(self._engine.run(self._input)[0], self._model.labels, top_k)

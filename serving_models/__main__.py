@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ Bytes = Callable[[str, int, int | None], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 2 where something was refused, 1 where network or disk failed. Failures are one line."""
+    _let_any_text_through()
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -35,11 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartupError as error:
         return _fail(str(error), FAILED)
     except OSError as error:
+        _drop_unwritten()
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted, nothing was written", INTERRUPTED)
     return 0
+
+
+def _let_any_text_through() -> None:
+    """Paths are bytes, labels any language's, and a terminal may know neither: no reason to fail after the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
+
+
+def _drop_unwritten() -> None:
+    """Where stdout itself is what failed, Python would try once more at exit, and complain."""
+    with suppress(OSError):
+        print(end="", flush=True)
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:
@@ -107,7 +126,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
     with _progress() as (report, progress):
         path = prepare(options.name, options.to, report=report, progress=progress, tell=_tell)
-    print(path)
+    print(path, flush=True)  # a disk that is full is noticed here, and not at exit
 
 
 def _tell(line: str) -> None:

@@ -16,7 +16,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises ModelError for a file that is not there, is not UTF-8 text, or has an empty line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+        # Windows' editors begin a file with a byte order mark; "utf-8-sig" takes it off where there is one.
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except OSError as error:
         raise ModelError(f"{path}: label file cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -6,12 +6,13 @@ import fcntl
 import hashlib
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from service.errors import ModelError, StartupError
+from serving_models import archive
 from serving_models.ranged_http import Answer, CutError, Here, MissingError, NetworkError, request_rest
 from serving_models.variants import OFFICIAL_ADDRESS, VARIANTS
 from serving_models.weights import read_weights
@@ -57,15 +58,26 @@ def fetch(url: str, progress: Progress, *, patience: float = PATIENCE) -> Path:
 
 
 def cache_folder() -> Path:
-    """``~/.cache/regnetx-serving``; ``XDG_CACHE_HOME`` moves it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regnetx-serving"
+    """``~/.cache/regnetx-serving``; ``XDG_CACHE_HOME`` moves it. Raises DownloadError where there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regnetx-serving"
+    except RuntimeError:
+        raise DownloadError("there is no home folder for a cache, XDG_CACHE_HOME can name another") from None
 
 
 def _address(url: str) -> str:
     base = os.environ.get(ADDRESS_VARIABLE) or OFFICIAL_ADDRESS
-    if not base.startswith(("http://", "https://")):
+    if not _is_address(base):
         raise DownloadError(f"{ADDRESS_VARIABLE}={base}: accepted is an address that begins with http:// or https://")
     return url.replace(OFFICIAL_ADDRESS, base.rstrip("/"))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _download(url: str, path: Path, progress: Progress, *, patience: float) -> None:
@@ -122,24 +134,14 @@ def _verify(part: Path, answer: Answer) -> None:
     if md5 and _digest(part, "md5") != md5[1].lower():
         raise ModelError(f"MD5 {_digest(part, 'md5')}, where the server announced {md5[1].lower()}")
     if part.stem.endswith(".tar"):
-        _read_tar(part)
+        archive.check(part)
     else:
         read_weights(part)
 
 
-def _read_tar(path: Path) -> None:
-    try:
-        with tarfile.open(path) as tar:
-            names = tar.getnames()
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise ModelError(f"not a tar ({str(error).splitlines()[0]})") from None
-    if not names:
-        raise ModelError("an empty tar")
-
-
 def _is_whole(path: Path) -> bool:
     """Whether the cache's file is the one that was verified when it came."""
-    with suppress(OSError):
+    with suppress(OSError, UnicodeDecodeError):
         return _record(path).read_text(encoding="ascii").split()[:1] == [_digest(path, "sha256")]
     return False
 
@@ -147,7 +149,7 @@ def _is_whole(path: Path) -> bool:
 def _here(part: Path) -> Here:
     try:
         return Here(part.stat().st_size, _version_file(part).read_text(encoding="utf-8") or None)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return Here()
 
 

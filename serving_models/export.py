@@ -13,7 +13,7 @@ from serving_models import network, paddle_runtime, serving_model
 from serving_models.class_labels import labels_for, read_labels
 from serving_models.download import Progress
 from serving_models.isolated_run import isolated_scores, random_images
-from serving_models.paddle_runtime import Scores
+from serving_models.paddle_runtime import Images, Scores
 from serving_models.serving_model import Description, Input
 from serving_models.sources import Source, open_source
 from serving_models.variants import VARIANTS
@@ -22,6 +22,7 @@ from serving_models.workspace import publish, refuse_existing, require_space, wo
 
 VERIFIED_INPUTS = 8
 _MAX_SIDE = 4096
+_REASON_LENGTH = 300
 
 # Called with what is being done now.
 Report = Callable[[str], None]
@@ -54,6 +55,7 @@ def export(source: str, options: Options, *, report: Report, progress: Progress)
     Raises ModelError for a source that is refused or a name that is taken, DownloadError, WriteError, and OSError of
     the disk. Nothing is left behind then.
     """
+    _refuse_root(options.root)
     if options.name is not None:
         _refuse_name(options.name)
         refuse_existing(options.root / options.name, force=options.force)
@@ -67,6 +69,13 @@ def export(source: str, options: Options, *, report: Report, progress: Progress)
         max_abs_diff = _write(description, folder / "model", report)
         publish(folder / "model", target, force=options.force)
     return Exported(target, description, max_abs_diff)
+
+
+def _refuse_root(root: Path) -> None:
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise ModelError(f"{str(root)!r}: accepted is a path of UTF-8; Paddle writes to no other") from None
 
 
 def _refuse_name(name: str) -> None:
@@ -87,12 +96,21 @@ def _write(description: Description, folder: Path, report: Report) -> float:
         serving_model.write_program(layer, description, folder)
         report("comparing its scores with the source's")
         images = random_images(VERIFIED_INPUTS, image.height, image.width)
-        exported = paddle_runtime.program_scores(folder / serving_model.PROGRAM, folder / serving_model.PARAMS, images)
+        exported = _exported_scores(source, folder, images)
         # What came without a program is compared with the network itself, before export.
         expected = running.result() if running else paddle_runtime.network_scores(layer, images)
     max_abs_diff = serving_model.compare(expected, exported, source.path)
     serving_model.write_descriptions(description, folder, inputs=len(images), max_abs_diff=max_abs_diff)
     return max_abs_diff
+
+
+def _exported_scores(source: Source, folder: Path, images: Images) -> Scores:
+    """What the written program answers. Weights that no training makes, a variance below 0, stop Paddle itself."""
+    try:
+        return paddle_runtime.program_scores(folder / serving_model.PROGRAM, folder / serving_model.PARAMS, images)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_REASON_LENGTH]
+        raise ModelError(f"{source.path}: Paddle cannot run what was made of it: {reason}") from None
 
 
 def _program_scores(source: Source, image: Input) -> Scores:

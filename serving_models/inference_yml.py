@@ -17,7 +17,8 @@ import yaml
 from service.errors import ModelError
 from serving_models.class_labels import read_labels
 
-ACCEPTED_TRANSFORMS = "DecodeImage, ResizeImage, CropImage, NormalizeImage, ToCHWImage"
+_ORDER = ("DecodeImage", "ResizeImage", "CropImage", "NormalizeImage")
+ACCEPTED_TRANSFORMS = ", ".join((*_ORDER, "ToCHWImage"))
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,7 +52,8 @@ def read_inference_yml(path: Path) -> Feeding:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:
         return _feeding(_mapping(document, "the file"), path)
@@ -64,13 +66,25 @@ def _feeding(document: Mapping[str, Any], path: Path) -> Feeding:
     operators = _mapping(document.get("PreProcess", {}), "PreProcess").get("transform_ops", [])
     if not isinstance(operators, list):
         raise _RefusedError(f"PreProcess.transform_ops is {operators!r}; accepted is a list")
-    for operator in operators:
-        for name, options in _mapping(operator, "a transform").items():
-            reader = _READERS.get(name)
-            if reader is None:
-                raise _RefusedError(f"transform {name!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
-            facts |= reader(_mapping(options or {}, name))
+    transforms = [item for operator in operators for item in _mapping(operator, "a transform").items()]
+    names = [name for name, _ in transforms]
+    _refuse_order(names)
+    for name, options in transforms:
+        facts |= _READERS[name](_mapping(options or {}, name))
+    # Without it PaddleClas feeds values from 0 to 255; with its defaults we would feed something else.
+    if names and "NormalizeImage" not in names:
+        raise _RefusedError(f"no NormalizeImage among its transforms, {', '.join(names)}")
     return Feeding(**facts, labels=_labels(document.get("PostProcess"), path.parent))
+
+
+def _refuse_order(names: list[str]) -> None:
+    """Another order makes another input."""
+    unknown = next((name for name in names if name not in _READERS), None)
+    if unknown is not None:
+        raise _RefusedError(f"transform {unknown!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
+    # ToCHWImage may stand before NormalizeImage, whose "order" then says so.
+    if [name for name in names if name != "ToCHWImage"] != [name for name in _ORDER if name in names]:
+        raise _RefusedError(f"the transforms are {', '.join(names)}; accepted is, in this order: {ACCEPTED_TRANSFORMS}")
 
 
 def _decode(options: Mapping[str, Any]) -> dict[str, Any]:

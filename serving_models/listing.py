@@ -17,6 +17,8 @@ the parameters of 200MF and 4GF in the second decimal, and
 * {name}: {mparams:.2f} M and {gflops:.2f} G disagree with its own architecture, which has {trained:.1f} M
 trained parameters and needs {macs:.1f} G multiply-adds."""
 
+_WIDTH = 79  # of the table, in columns
+
 
 def variants_table() -> Table:
     """One row a variant, smallest first."""
@@ -46,6 +48,8 @@ def notes() -> str:
 def print_variants(console: Console | None = None) -> None:
     """Print the table and its notes."""
     console = console or Console()
+    # Cut columns would say nothing; a terminal that is narrower folds the lines itself.
+    console.width = max(console.width, _WIDTH)
     console.print(variants_table())
     console.print(notes(), highlight=False, soft_wrap=True)
 

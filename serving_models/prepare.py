@@ -38,13 +38,14 @@ def prepare(name: str | None, root: Path, *, report: Report, progress: Progress,
     try:
         report(f"looking for {DEFAULT}")
         fetch_official(DEFAULT, progress, patience=_SHORT_PATIENCE if digits.exists() else PATIENCE)
-    except (DownloadError, OSError) as error:
+        return _export(DEFAULT, _options(root, DEFAULT.lower()), report, progress)
+    # ModelError: what a server hands out under that name need not be what we can export.
+    except (DownloadError, ModelError, OSError) as error:
         tell(
             f"serving the bundled model of handwritten digits, because {error}; for ImageNet, with a network: "
             f"python -m serving_models export {DEFAULT}"
         )
-        return _server(digits) if digits.exists() else _export_digits(root, report, progress)
-    return _export(DEFAULT, _options(root, DEFAULT.lower()), report, progress)
+    return _server(digits) if digits.exists() else _export_digits(root, report, progress)
 
 
 def _named(name: str, root: Path, report: Report, progress: Progress) -> Path:

@@ -136,11 +136,11 @@ def _pir_graph(operators: list[dict[str, Any]]) -> Graph:
         kind = operator["#"].split(".", 1)[-1]
         attributes = {} if kind in ("p", "parameter") else _pir_attributes(operator["A"])
         if kind in ("p", "parameter"):
-            names[operator["O"]["%"]] = operator["A"][3]
-            parameters[operator["A"][3]] = _pir_shape(operator["O"])
+            name = names[operator["O"]["%"]] = _pir_text(operator["A"][3])
+            parameters[name] = _pir_shape(operator["O"])
         elif kind == "data":
-            names[operator["O"][0]["%"]] = attributes["name"]
-            feeds[attributes["name"]] = _pir_shape(operator["O"][0])
+            name = names[operator["O"][0]["%"]] = _pir_text(attributes["name"])
+            feeds[name] = _pir_shape(operator["O"][0])
         elif kind == "fetch":
             fetches.append(_pir_name(operator["I"][0], names))
         elif kind != "full_int_array":
@@ -159,8 +159,14 @@ def _pir_name(value: Mapping[str, Any], names: Mapping[int, str]) -> str:
     return names.get(value["%"], f"%{value['%']}")
 
 
+def _pir_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the name {value!r} is not text")
+    return value
+
+
 def _pir_shape(value: Mapping[str, Any]) -> Shape:
-    return tuple(value["TT"]["D"][1])
+    return tuple(map(int, value["TT"]["D"][1]))
 
 
 def _pir_attributes(entries: list[dict[str, Any]]) -> dict[str, Any]:

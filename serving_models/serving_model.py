@@ -84,10 +84,10 @@ def compare(expected: Scores, found: Scores, source: Path) -> float:
 
     Raises ModelError where they differ by more than float32 arithmetic in another order explains.
     """
-    if expected.shape != found.shape or not np.isfinite(expected).all():
-        raise ModelError(
-            f"{source}: its scores are {expected.shape} or not finite, where the export's are {found.shape}"
-        )
+    if expected.shape != found.shape:
+        raise ModelError(f"{source}: its scores are {expected.shape}, where the export's are {found.shape}")
+    if not np.isfinite(expected).all():
+        raise ModelError(f"{source}: its scores of random images are not finite numbers; not exported")
     worst = float(np.abs(expected - found).max())
     if not np.allclose(found, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE):
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tarfile
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def open_source(text: str, unpacked: Path, progress: Progress) -> Source:
 
     Raises ModelError for what is no RegNetX, with what was found and what is accepted; DownloadError.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.exists():
         official = official_name(text)
         if official is None:

@@ -13,7 +13,13 @@ from pathlib import Path
 from client_servers import LABELS, class_of
 
 COMMAND = [sys.executable, "-m", "regnetx_client"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path("client").resolve()), "COLUMNS": "80", "TERM": "xterm"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path("client").resolve()),
+    "PYTHONUNBUFFERED": "",  # as at a user's: what is not flushed is not written
+    "COLUMNS": "80",
+    "TERM": "xterm",
+}
 
 
 def photo_folder(parent: Path) -> Path:

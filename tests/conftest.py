@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from running import ROOT, Service, configuration, serving
+from stock import Stock, stock_configuration, stock_serving
 
 DIGITS = ROOT / "serving_models/bundled/digits"
 
@@ -29,4 +30,11 @@ def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of the digits model for tests that leave it as it was."""
     with serving(tmp_path_factory.mktemp("service"), configuration(digits_model)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stock_service(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+    """The same model under paddle_serving_server; for tests that are skipped where it cannot be."""
+    with stock_serving(tmp_path_factory.mktemp("stock"), stock_configuration(digits_model)) as running:
         yield running

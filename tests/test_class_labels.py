@@ -30,6 +30,13 @@ def test_only_a_file_that_is_numbered_throughout_loses_its_numbers(tmp_path: Pat
     assert read_labels(tmp_path / "labels.txt") == ("0 ant", "1 bee", "3 gnu")
 
 
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf0 ant\n1 bee\n", b"0 ant\r\n1 bee\r\n", b" 0 ant \n1 bee\n\n\n"])
+def test_how_an_editor_writes_a_file_makes_no_difference(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "labels.txt").write_bytes(content)
+
+    assert read_labels(tmp_path / "labels.txt") == ("ant", "bee")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"a\n\nb\n", "line 2 is empty"), (b"", "line 1 is empty"), (b"\xff\xfe", "not a label file; accepted is UTF-8")],

@@ -169,9 +169,10 @@ def test_ctrl_c_ends_it_cleanly_over_grpc(photos: Path) -> None:
     assert (status, err) == (130, "regnetx: interrupted\n")
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(photos: Path, server: Gateway) -> None:
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_a_reader_that_goes_away_ends_it_quietly(form: list[str], photos: Path, server: Gateway) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "predict", ".", "--url", server.url],
+        [*COMMAND, "predict", ".", "--url", server.url, *form],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=photos,
@@ -183,6 +184,22 @@ def test_a_reader_that_goes_away_ends_it_quietly(photos: Path, server: Gateway) 
     assert (process.wait(60), err) == (1, b"")
 
 
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_a_disk_that_is_full_is_one_line(form: list[str], photos: Path, server: Gateway) -> None:
+    with open("/dev/full", "w") as full:
+        command = [*COMMAND, "predict", ".", "--url", server.url, *form]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=photos, env=ENVIRONMENT, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "regnetx: the results cannot be written: No space left on device\n")
+
+
+def test_a_stdout_that_is_closed_costs_nothing_but_the_results(photos: Path, server: Gateway) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "predict", ".", "--url", server.url]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=photos, env=ENVIRONMENT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- over gRPC -----------------------------------------------------------------------------------
 
 
@@ -192,6 +209,26 @@ def test_grpc_gives_the_same_lines(photos: Path, server: Gateway) -> None:
         over_grpc = run("predict", ".", "--grpc", "--address", other.address, "--top-k", "3", cwd=photos)
     assert over_grpc.returncode == 0
     assert over_grpc.stdout == over_http.stdout != ""
+
+
+def test_over_grpc_too_no_more_are_asked_together_than_allowed(photos: Path) -> None:
+    lock, together, most = threading.Lock(), [0], [0]
+
+    def respond(request: object, context: object) -> None:
+        with lock:
+            together[0] += 1
+            most[0] = max(most[0], together[0])
+        all_in.wait(30)
+        with lock:
+            together[0] -= 1
+
+    (photos / "f.png").write_bytes(b"f")
+    all_in = threading.Barrier(2)
+    with pipeline() as server:
+        server.respond = respond
+        command = ["predict", ".", "--grpc", "--address", server.address, "--concurrency", "2"]
+        assert run(*command, cwd=photos).returncode == 0
+    assert most[0] == 2
 
 
 def test_grpc_without_its_extra_is_one_line(photos: Path) -> None:

@@ -138,6 +138,14 @@ def test_nothing_else_is_tried_again(status: int, headers: dict, retries: int, c
 
 
 @both
+def test_no_more_tries_are_made_than_allowed(classify_batch: Callable) -> None:
+    transport, statuses = twice_refused(429, {"retry-after": "0"})
+    with pytest.raises(Overloaded):
+        classify_batch("http://test", [IMAGE], transport=transport, retries=1)
+    assert statuses == [429, 429]
+
+
+@both
 def test_a_pause_longer_than_the_deadline_is_not_begun(classify_batch: Callable) -> None:
     transport, statuses = twice_refused(429, {"retry-after": "3600"})
     with pytest.raises(Overloaded) as caught:

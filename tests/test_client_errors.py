@@ -40,6 +40,15 @@ def test_an_err_no_with_http_200_is_a_server_error(classify_batch: Callable) -> 
     assert str(caught.value) == f"err_no 10000: {said}"
 
 
+@both
+def test_the_places_in_the_servers_own_code_are_left_out_of_the_message(classify_batch: Callable) -> None:
+    frame = "Log_id: 0  Raise_msg: not an image  ClassName: Op.preprocess.<locals>.help  FunctionName: help"
+    body = json.dumps({"err_no": 10000, "err_msg": frame, "key": [], "value": [], "tensors": []}).encode()
+    with pytest.raises(ServerError) as caught:
+        classify_batch("http://test", [IMAGE], transport=mocked(200, body))
+    assert (str(caught.value), caught.value.err_msg) == ("err_no 10000: not an image", frame)
+
+
 STATUSES = [
     (301, ProtocolError),
     (400, BadRequest),
@@ -150,3 +159,7 @@ def test_a_timeout_of_the_connection_is_no_deadline_until_the_time_is_over() -> 
     early, late = Deadline.after(60.0), Deadline.after(1e-9)
     assert isinstance(translate(httpx.ConnectTimeout(""), "http://test", early), ConnectionFailed)
     assert isinstance(translate(httpx.ConnectTimeout(""), "http://test", late), DeadlineExceeded)
+
+
+def test_an_error_that_says_nothing_is_told_by_its_kind() -> None:
+    assert str(translate(httpx.ReadError(""), "http://test", Deadline.after(60.0))) == "http://test: ReadError"

@@ -62,6 +62,7 @@ def test_channel_size_bounds_the_slots_unless_native_slots_does(tmp_path):
     assert load(tmp_path, MINIMAL).slots == 128
     assert load(tmp_path, MINIMAL + "dag: {channel_size: 7}\n").slots == 7
     assert load(tmp_path, MINIMAL + "dag: {channel_size: 7}\nnative: {slots: 9}\n").slots == 9
+    assert load(tmp_path, MINIMAL + "dag: {channel_size: 100000}\n").slots == 4096
 
 
 def test_the_environment_overrides_the_file(tmp_path):
@@ -104,7 +105,13 @@ def test_every_setting_has_its_own_environment_variable():
         (f"op: {{r: &r {OP}, s: *r}}", "op: r, s found; accepted: exactly one op"),
         (f"op: {{a/b: {OP}}}", "op: a/b found; accepted: exactly one op, with no / in its name"),
         ("op: {}", "op: nothing found; accepted: exactly one op"),
-        ("op: 3", "op: 3 is not accepted; accepted: a valid dictionary"),
+        ("op: 3", "op: 3 is not accepted; accepted: keys and values"),
+        ("native: null", "native: None is not accepted; accepted: keys and values"),
+        ("op: {r: {concurrency: 100000000}}", "op.r.concurrency: 100000000 is not accepted; accepted: less than or"),
+        ("op: {r: {local_service_conf: {thread_num: 999999}}}", "thread_num: 999999 is not accepted; accepted: less"),
+        ("op: {r: {auto_batching_timeout: 99999999999}}", "auto_batching_timeout: 99999999999 is not accepted"),
+        ("native: {request_timeout_ms: 99999999999}", "native.request_timeout_ms: 99999999999 is not accepted"),
+        ("op: {r: {local_service_conf: {devices: '12345678901'}}}", "devices: '12345678901' is not accepted"),
         (
             "op: {r: {local_service_conf: {precision: fp8}}}",
             "precision: 'fp8' is not accepted; accepted: 'fp32', 'fp16'",
@@ -149,6 +156,9 @@ def test_every_fault_is_named_not_only_the_first(tmp_path):
         ),
         ("REGNETX__HTTP_PORT", "many", "http_port: 'many' is not accepted"),
         ("REGNETX__HTTP_PORT", "[", "REGNETX__HTTP_PORT: '[' is not a YAML value"),
+        ("REGNETX__HTTP_PORT", "2024-99-99", "REGNETX__HTTP_PORT: '2024-99-99' is not a YAML value"),
+        ("REGNETX__HTTP_PORT", "[" * 5000, "REGNETX__HTTP_PORT: '[[[["),
+        ("REGNETX__HTTP_PORT", "9" * 5000, "REGNETX__HTTP_PORT: '9999"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_its_name(tmp_path, variable, value, message):

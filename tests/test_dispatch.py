@@ -106,7 +106,7 @@ async def test_a_request_gets_all_its_slots_or_none():
         acquire(dispatcher, 4)
         with pytest.raises(OverloadedError, match="all 6 slots are taken"):
             acquire(dispatcher, 3)
-        assert dispatcher.in_use == 4
+        assert dispatcher.in_use == engine.memory.taken[0] == 4
         acquire(dispatcher, 2)
         with pytest.raises(RpcPackageError, match="7 images in one request, at most 6 accepted"):
             acquire(dispatcher, 7)
@@ -191,6 +191,7 @@ async def test_a_failed_and_an_expired_slot_are_told_apart():
             with pytest.raises(error):
                 await asyncio.wait_for(task, 10)
             dispatcher.release(slot)
+            assert engine.memory.taken[0] == 0
 
 
 async def test_an_abandoned_slot_is_seen_by_the_engine_at_once():

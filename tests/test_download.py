@@ -72,10 +72,14 @@ def test_a_file_in_the_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch) -
     assert fetch(address, monkeypatch) == path
 
 
-def test_a_file_that_was_spoiled_in_the_cache_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spoiled", [NAME, f"{NAME}.sha256"])
+def test_what_was_spoiled_in_the_cache_is_fetched_again(
+    spoiled: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = a_server()
     with running(server) as address:
-        fetch(address, monkeypatch).write_bytes(CONTENT[:-1])
+        fetch(address, monkeypatch)
+        (cache / spoiled).write_bytes(b"\xff\xfe")
 
         assert fetch(address, monkeypatch).read_bytes() == CONTENT
     assert server.ranges == [None, None]
@@ -220,9 +224,20 @@ def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monke
         fetch(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch, patience=0.2)
 
 
-def test_an_address_that_is_none_says_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DownloadError, match=f"{ADDRESS_VARIABLE}=file:///etc: accepted is an address that begins"):
-        fetch("file:///etc", monkeypatch)
+@pytest.mark.parametrize("address", ["file:///etc", "/etc", "http://", "http://[::1", "http://host:99999"])
+def test_an_address_that_is_none_says_what_is_accepted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DownloadError) as refused:
+        fetch(address, monkeypatch)
+
+    assert f"{ADDRESS_VARIABLE}={address}: accepted is an address that begins with http://" in str(refused.value)
+
+
+def test_without_a_home_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+
+    with pytest.raises(DownloadError, match="there is no home folder for a cache, XDG_CACHE_HOME can name another"):
+        cache_folder()
 
 
 def test_the_cache_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +97,37 @@ def test_predict_names_the_files_that_it_could_not_classify_and_answers_the_othe
     assert result.stdout.count("\n") == 1 and str(good) in result.stdout
     assert "text.png: 5 bytes, but not an image we can read" in result.stderr
     assert "none.png: No such file or directory" in result.stderr
+
+
+def test_predict_reads_no_more_of_a_file_than_an_image_may_have(digits_model):
+    command = [sys.executable, "-m", "service", "predict", "/dev/zero", "--model", str(digits_model)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "/dev/zero: 20971521 bytes, at most 20971520 accepted" in result.stderr
+
+
+def test_predict_takes_a_file_whose_name_is_no_text(digits_model, tmp_path):
+    file = os.fsencode(tmp_path) + b"/\xff.png"
+    Path(os.fsdecode(file)).write_bytes(held_out().images[0])
+    command = [sys.executable, "-m", "service", "predict", file, "--model", str(digits_model)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{tmp_path}/\\udcff.png  ")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_predict_refuses_a_top_k_that_cannot_be(digits_model, count):
+    command = [sys.executable, "-m", "service", "predict", f"--top-k={count}", "x.png", "--model", str(digits_model)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert f"argument --top-k: '{count}' is not a whole number from 1" in result.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(digits_model):
+    command = [sys.executable, "-m", "service", "check", "--model", str(digits_model)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert result.returncode == 141
+    assert "Error" not in result.stderr and "Exception" not in result.stderr

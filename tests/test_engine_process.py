@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from running import ROOT
 
-from service.native.engine_process import Batcher, Frontend
+from service.native.engine_process import Batcher, Engines, Frontend
 from service.native.slots import ABANDONED, SlotLayout, SlotMemory
 from service.native.wire import READY, Status, pack, send_memory, unpack
 from service.ops.model import Model
@@ -40,6 +46,7 @@ class Peer:
         ours.settimeout(10)
         send_memory(ours, self.memory)
         self.frontend = Frontend(theirs)
+        batcher.frontends.add(self.frontend)
         assert ours.recv(100) == READY
 
     def submit(self, slot, ticket=1, *, deadline=None):
@@ -67,7 +74,7 @@ def make_batcher(tmp_path, engine):
     model = Model(
         "m", "RegNetX_200MF", tmp_path, tmp_path, "x", 2, 2, 2, 1.0, (0, 0, 0), (1, 1, 1), "y", ("a", "b", "c")
     )
-    return lambda linger=0.0, batch_size=4: Batcher(engine, model, batch_size=batch_size, linger=linger)
+    return lambda linger=0.0, alone=engine: Batcher(Engines(engine, alone), model, batch_size=4, linger=linger)
 
 
 @pytest.fixture
@@ -113,6 +120,24 @@ def test_images_of_two_frontends_share_a_batch_and_go_back_to_their_own(batcher,
     assert (peer.memory.scores[1, 0], other.memory.scores[2, 0]) == (1, 2)
     assert not peer.memory.scores[2].any() and not other.memory.scores[1].any()
     other.close()
+
+
+def test_all_threads_are_for_an_image_that_is_alone_in_all_frontends(make_batcher, engine):
+    with_all_threads = ScriptedEngine()
+    batcher = make_batcher(alone=with_all_threads)
+    peer, other = Peer(batcher), Peer(batcher)
+    for taken_here, taken_there in ((1, 0), (2, 0), (1, 1)):
+        peer.memory.taken[0], other.memory.taken[0] = taken_here, taken_there
+        peer.submit(0)
+        batcher.run_next()
+    assert (with_all_threads.sizes, engine.sizes) == ([1], [1, 1])
+    batcher.forget(other.frontend)
+    other.close()
+    peer.memory.taken[0] = 1
+    peer.submit(0)
+    batcher.run_next()
+    assert with_all_threads.sizes == [1, 1]
+    peer.close()
 
 
 def test_an_image_that_nobody_waits_for_is_not_run(batcher, peer, engine):
@@ -188,3 +213,30 @@ def test_a_frontend_that_leaves_before_it_says_anything_is_no_frontend():
     with pytest.raises(ConnectionError):
         Frontend(theirs)
     theirs.close()
+
+
+def test_the_memory_of_a_frontend_that_left_before_it_heard_ready_is_given_back():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.closing(SlotMemory.create(LAYOUT)) as memory:
+        send_memory(ours, memory)
+    ours.close()
+    with theirs:
+        before = set(os.listdir("/proc/self/fd"))
+        with pytest.raises(BrokenPipeError):
+            Frontend(theirs)
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
+STUCK = """
+import socket, time
+from types import SimpleNamespace
+from service.native.engine_process import EngineServer
+
+(listener, _kept), control = socket.socketpair(), socket.socketpair()
+batcher = SimpleNamespace(wait_for=lambda: 0.0, run_next=lambda: time.sleep(600))
+EngineServer(batcher, listener, control[0], stuck_after=1).run()
+"""
+
+
+def test_an_engine_whose_run_does_not_end_is_ended_by_the_kernel():
+    assert subprocess.run([sys.executable, "-c", STUCK], cwd=ROOT, timeout=60).returncode == -signal.SIGALRM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,11 @@ from serving_models.__main__ import main
 from serving_models.variants import VARIANTS
 
 Refusal = Callable[..., str]
+
+PIR_WITH_A_NUMBER_FOR_A_NAME = (
+    b'{"base_code": {"magic": "pir"}, "program": {"regions": [{"blocks": [{"ops": '
+    b'[{"#": "p", "A": [0, 0, 0, 7], "O": {"%": 1, "TT": {"D": [0, [1]]}}}]}]}]}}'
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_something_that_is_not_there(refusal: Refusal) -> None:
         ("RegNetX_200MF.pdparams", b"not a model\n", "a text file"),
         ("model.onnx", b"\x08\x08\x12\x07pytorch\x1a\x051.0.0:", "an ONNX model"),
         ("RegNetX_200MF_infer.tar", b"", "an empty file"),
-        ("RegNetX_200MF_infer.tar", b"x" * 4096, "damaged or cut short"),
+        ("RegNetX_200MF_infer.tar", b"x" * 4096, "not a tar, plain or compressed"),
         ("RegNetX_200MF.pdparams", b"", "an empty file"),
     ],
 )
@@ -128,6 +134,21 @@ def test_parameters_that_are_cut_short(keep: int, found: str, folder: Path, refu
     assert found in line
 
 
+def test_parameters_of_another_head(folder: Path, tmp_path: Path, refusal: Refusal) -> None:
+    other = model_files.save_program(model_files.small_network(8), tmp_path / "other")
+    shutil.copy(other / "inference.pdiparams", folder)
+
+    assert "of shape (8,), but the program declares (7,)" in refusal(folder)
+
+
+def test_parameters_that_are_no_numbers(folder: Path, refusal: Refusal) -> None:
+    with (folder / "inference.pdiparams").open("r+b") as stream:
+        stream.seek(-4, io.SEEK_END)
+        stream.write(struct.pack("<f", float("nan")))
+
+    assert "holds values that are not finite" in refusal(folder)
+
+
 def test_parameters_with_something_behind_them(folder: Path, refusal: Refusal) -> None:
     with (folder / "inference.pdiparams").open("ab") as stream:
         stream.write(b"more")
@@ -141,6 +162,7 @@ def test_parameters_with_something_behind_them(folder: Path, refusal: Refusal) -
         (b'{"base_code": {"mag', "damaged or cut short, not JSON"),
         (b'{"a": 1}', "no Paddle program"),
         (b'{"base_code": {"magic": "pir"}, "program": {}}', "an unknown layout"),
+        (PIR_WITH_A_NUMBER_FOR_A_NAME, "an unknown layout (TypeError: the name 7 is not text)"),
     ],
 )
 def test_json_that_is_no_program(
@@ -200,32 +222,6 @@ def test_a_program_that_kills_paddle_kills_only_its_own_process(
     assert "Paddle crashed on it (signal 11), it must be damaged" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("member", "found"),
-    [
-        (tarfile.TarInfo("../inference.pdmodel"), "'../inference.pdmodel' leaves the archive's own folder"),
-        (tarfile.TarInfo("/tmp/inference.pdmodel"), "'/tmp/inference.pdmodel' leaves the archive's own folder"),
-    ],
-)
-def test_a_tar_that_would_write_elsewhere(
-    member: tarfile.TarInfo, found: str, tmp_path: Path, refusal: Refusal
-) -> None:
-    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
-        tar.addfile(member, io.BytesIO())
-
-    assert found in refusal(tmp_path / "evil.tar")
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_a_tar_with_links_or_devices(kind: bytes, tmp_path: Path, refusal: Refusal) -> None:
-    member = tarfile.TarInfo("inference.pdmodel")
-    member.type, member.linkname = kind, "/etc/passwd"
-    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
-        tar.addfile(member)
-
-    assert "'inference.pdmodel' is a link or a device" in refusal(tmp_path / "evil.tar")
-
-
 def test_a_tar_that_is_cut_short(pdmodel: Path, tmp_path: Path, refusal: Refusal) -> None:
     whole = model_files.as_tar(pdmodel, tmp_path / "whole.tar").read_bytes()
     (tmp_path / "RegNetX_200MF_infer.tar").write_bytes(whole[: len(whole) // 2])
@@ -244,11 +240,6 @@ def test_more_labels_than_classes(folder: Path, tmp_path: Path, refusal: Refusal
     (tmp_path / "labels.txt").write_text("a\nb\n")
 
     assert "7 classes, but 2 labels ('a' … 'b')" in refusal(folder, "--labels", str(tmp_path / "labels.txt"))
-
-
-@pytest.mark.parametrize("name", ["", "../elsewhere", ".hidden", "a/b", "a b"])
-def test_a_name_that_is_no_plain_file_name(name: str, folder: Path, refusal: Refusal) -> None:
-    assert f"name {name!r}: accepted are letters" in refusal(folder, "--name", name)
 
 
 def test_a_crop_that_is_larger_than_the_resized_image(folder: Path, refusal: Refusal) -> None:

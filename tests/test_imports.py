@@ -32,6 +32,10 @@ ROOMS = [
     ("service.native.frontend", INFERENCE | {"service.engines", "serving_models"}),
     ("service.native.supervisor", INFERENCE | SERVERS | {"service.engines", "service.contract", "cv2", "numpy"}),
     ("service.native.engine_process", SERVERS | {"service.contract", "service.native.dispatch"}),
+    (
+        "service.paddle_serving.pipeline_config",
+        INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"},
+    ),
     ("service.predict", SERVERS | {"service.native", "service.contract", "serving_models"}),
     ("serving_models.__main__", {"paddle", "service.native", "service.engines", "service.contract"}),
     ("regnetx_client", INFERENCE | {"grpc", "service", "serving_models", "cv2", "numpy", "PIL"}),

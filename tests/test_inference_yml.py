@@ -55,7 +55,7 @@ def test_a_scale_may_be_a_quotient(tmp_path: Path) -> None:
 
 
 def test_a_crop_of_two_sides_is_width_and_height(tmp_path: Path) -> None:
-    assert feeding(tmp_path, PREPROCESS % "CropImage: {size: [320, 240]}").crop == (240, 320)
+    assert feeding(tmp_path, PREPROCESS % "{CropImage: {size: [320, 240]}}, NormalizeImage: {}").crop == (240, 320)
 
 
 def test_labels_may_stand_in_a_file_beside_it(tmp_path: Path) -> None:
@@ -69,6 +69,11 @@ def test_labels_may_stand_in_a_file_beside_it(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a: [", "not YAML"),
+        ("a: 2001-13-45", "not YAML: month must be in 1..12"),
+        ("[" * 900 + "]" * 900, "not YAML: maximum recursion depth exceeded"),
+        (PREPROCESS % "CropImage: {size: 224}", "no NormalizeImage among its transforms"),
+        (PREPROCESS % "NormalizeImage: {}, CropImage: {size: 224}", "NormalizeImage, CropImage; accepted is, in this"),
+        (PREPROCESS % "{NormalizeImage: {}}, {NormalizeImage: {}}", "NormalizeImage, NormalizeImage; accepted is"),
         ("just text", "the file is 'just text'; accepted is a mapping"),
         ("PreProcess: {transform_ops: 7}", "PreProcess.transform_ops is 7; accepted is a list"),
         (PREPROCESS % "RandomFlip: {}", "transform 'RandomFlip' is not supported; accepted are DecodeImage"),

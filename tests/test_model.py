@@ -122,10 +122,11 @@ def test_a_folder_without_facts_is_no_model(folder, inside):
 
 
 @pytest.mark.parametrize("inside", [".", "serving_server"])
-def test_a_model_of_stocks_converter_is_recognised(folder, inside):
+def test_without_facts_a_model_of_stocks_converter_is_looked_for(folder, inside):
     (folder / "model.yml").unlink()
-    (folder / "serving_server" / "serving_server_conf.prototxt").touch()
-    assert refusal(folder / inside).startswith(f"{folder}: no model.yml in it; Paddle Serving's own converter made")
+    file = folder / "serving_server" / "serving_server_conf.prototxt"
+    file.touch()
+    assert refusal(folder / inside) == f"{file}: 0 feed_var, accepted: one"
 
 
 @pytest.mark.parametrize("name", ["inference.pdmodel", "inference.pdiparams"])
@@ -151,6 +152,7 @@ def test_missing_labels_are_named(folder):
         (b"a: [1, 2", "not YAML: while parsing a flow sequence"),
         (b"a: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
         (b"[" * 900 + b"]" * 900, "not YAML: maximum recursion depth exceeded"),
+        (b"name: 2001-13-45", "not YAML: month must be in 1..12"),
         (b"", "NoneType at the top, accepted: a mapping"),
         (b"- a\n- b\n", "list at the top, accepted: a mapping"),
         (b"name: \xff\xfe", "not UTF-8 text: byte 0xff at 6"),
@@ -232,7 +234,7 @@ def test_a_changed_file_is_found_by_its_sha256(folder, key, name):
     file = folder / "serving_server" / name
     file.write_bytes(file.read_bytes() + b"!")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    with pytest.raises(ModelError, match=rf"^{re.escape(str(file))}: SHA-256 is {found}, but model\.yml says "):
+    with pytest.raises(ModelError, match=rf"^{re.escape(str(file))}: SHA-256 is {found}, model\.yml says "):
         verify_files(load_model(folder))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from service.ops.model import load_model
 from serving_models.__main__ import main
-from serving_models.download import ADDRESS_VARIABLE
+from serving_models.download import ADDRESS_VARIABLE, PATIENCE, DownloadError
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +60,21 @@ def test_a_later_start_uses_them_again_and_needs_no_paddle(models: Path) -> None
     assert done.stdout == f"{models / 'digits/serving_server'}\n"
 
 
+@pytest.mark.parametrize("there_already", [True, False])
+def test_where_there_is_a_model_to_serve_a_better_one_is_not_waited_for_long(
+    there_already: bool, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def nobody(*_: object, patience: float) -> Path:
+        waited.append(patience)
+        raise DownloadError("nobody there")
+
+    monkeypatch.setattr("serving_models.prepare.fetch_official", nobody)
+    assert main(["prepare", "--to", str(models if there_already else tmp_path / "empty")]) == 0
+    assert waited == [1.0 if there_already else PATIENCE]
+
+
 @pytest.mark.parametrize("name", ["digits", "{models}/digits", "{models}/digits/serving_server"])
 def test_a_name_or_a_path_of_a_model_is_answered_by_its_path(
     name: str, models: Path, capsys: pytest.CaptureFixture[str]
@@ -88,6 +103,23 @@ def test_an_official_model_that_is_in_the_cache_is_exported(
 
     assert capsys.readouterr().out == f"{tmp_path / 'models/regnetx_200mf/serving_server'}\n"
     assert load_model(tmp_path / "models/regnetx_200mf").labels[0] == "tench, Tinca tinca"
+
+
+def test_an_official_model_that_cannot_be_exported_does_not_keep_the_service_from_starting(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("no model")
+    tar = model_files.as_tar(tmp_path / "other", tmp_path / "RegNetX_200MF_infer.tar")
+    for module in ("prepare", "sources"):
+        monkeypatch.setattr(f"serving_models.{module}.fetch_official", lambda *_, **__: tar)
+
+    assert main(["prepare", "--to", str(models)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out == f"{models / 'digits/serving_server'}\n"
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"serving the bundled model of handwritten digits, because {tar}: no program among ")
 
 
 def test_an_official_model_that_cannot_be_fetched_is_one_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

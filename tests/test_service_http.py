@@ -106,6 +106,14 @@ def test_what_is_wrong_with_a_request_is_told_in_band(service, keys, values, fie
         assert (answer["key"], answer["value"]) == ([], [])
 
 
+def test_of_several_bad_images_the_first_is_named_whatever_is_found_first(service):
+    huge = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 5_000_000).decode()
+    for _ in range(10):
+        answer = infer(service, ["good", "huge", "short"], [TEXT, huge, "aGVsbG8"])
+        assert answer["err_no"] == 10000
+        assert "(key huge)" in answer["err_msg"]
+
+
 def test_another_service_name_is_err_no_3002(service):
     status, _, body = call(service, "{}", path="/imagenet/prediction")
     assert (status, json.loads(body)["err_no"]) == (200, 3002)

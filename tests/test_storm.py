@@ -87,7 +87,7 @@ async def by_grpc(method, keys, texts):
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"build_dag_each_worker": True, "worker_num": 2, "op": {"concurrency": 2}}],
+    [{}, {"build_dag_each_worker": True, "worker_num": 2, "op": {"concurrency": 2}, "local": {"thread_num": 2}}],
     ids=["one of each", "two frontends, two engines"],
 )
 async def test_every_answer_belongs_to_its_own_request(digits_model, tmp_path, expected, shape):

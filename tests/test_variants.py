@@ -69,9 +69,10 @@ def test_groups_are_never_wider_than_their_stage():
         assert all(width % group == 0 for width, group in zip(variant.widths, variant.group_widths, strict=True))
 
 
-def test_the_list_shows_computed_beside_published_on_a_narrow_terminal():
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_the_list_shows_computed_beside_published_however_narrow_the_terminal(width):
     printed = StringIO()
-    listing.print_variants(Console(file=printed, width=80))
+    listing.print_variants(Console(file=printed, width=width))
     rows = {line.split()[0]: line.split()[1:] for line in printed.getvalue().splitlines() if "RegNetX_" in line}
     assert rows["RegNetX_600MF"] == ["256", "73.7%", "92.0%", "0.61", "0.61", "6.23", "6.23"]
     assert rows["RegNetX_32GF*"] == ["256", "80.3%", "95.3%", "32.33", "31.81", "130.67", "107.97"]

@@ -26,8 +26,8 @@ def translated(url: str, deadline: Deadline) -> Iterator[None]:
 
 def translate(error: Exception, url: str, deadline: Deadline) -> RegnetError:
     """What this exception means to the caller of ``url``."""
-    said = f"{url}: {error or type(error).__name__}"
-    if isinstance(error, (httpx.TransportError)) and deadline.passed():
+    said = f"{url}: {str(error) or type(error).__name__}"
+    if isinstance(error, httpx.TransportError) and deadline.passed():
         return deadline.exceeded()
     if isinstance(error, httpx.ConnectTimeout):
         return ConnectionFailed(f"{url}: no connection in the time allowed", sent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import b2a_base64
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ MOST_ANSWER_BYTES = 64 << 20
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 3, 4, 5, 7
 RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED = 8, 9, 11, 12
 UNAVAILABLE, UNAUTHENTICATED = 14, 16
+# error_catch.py of Paddle Serving 0.9.0
+_FRAME = re.compile(r"Log_id: -?\d+  Raise_msg: (.*)  ClassName: \S*  FunctionName: \S*", re.DOTALL)
 _FINAL = {
     INVALID_ARGUMENT,
     NOT_FOUND,
@@ -78,10 +81,16 @@ def predictions_from(answer: Answer, question: Question) -> list[list[Prediction
     Raises ServerError for an ``err_no`` other than 0, ProtocolError for what cannot be read.
     """
     if answer.err_no:
-        message = f"err_no {answer.err_no}: {answer.err_msg or 'no message'}"
+        message = f"err_no {answer.err_no}: {_reason(answer.err_msg) or 'no message'}"
         raise ServerError(message, err_no=answer.err_no, err_msg=answer.err_msg)
     rows = ranked(answer.values, len(question.keys))
     return [row[: question.top_k] for row in rows]
+
+
+def _reason(err_msg: str) -> str:
+    """What Paddle Serving says of a failed step, without the places in its own code around it."""
+    framed = _FRAME.fullmatch(err_msg)
+    return framed[1] if framed else err_msg
 
 
 def refused(refusal: Refusal) -> RegnetError:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import pybase64
 
+from service.contract.npy import Array
 from service.errors import ImageError
 
 _DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4};base64,")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EncodedImage:
     """One image of a request, not decoded in any way yet."""
 
@@ -25,6 +26,23 @@ class EncodedImage:
     def size_bound(self) -> int:
         """At most this many bytes will ``file_of`` return; costs nothing."""
         return decoded_size_bound(self.data) if isinstance(self.data, str) else len(self.data)
+
+
+def image_of(key: str, value: str | Array) -> EncodedImage:
+    """A text is the base64 of an image file, a 1-d uint8 array the file itself. Raises ImageError for other arrays."""
+    if isinstance(value, str):
+        return EncodedImage(key, value, is_base64=True)
+    if value.dtype == "uint8" and len(value.shape) == 1:
+        return EncodedImage(key, value.data, is_base64=False)
+    raise ImageError(
+        f"{shown(key)} is an array of {value.dtype} of shape {value.shape}; "
+        "accepted are base64 text and a 1-d uint8 array, both of an encoded image file"
+    )
+
+
+def shown(name: str) -> str:
+    """A caller's own name for something, as a message shows it."""
+    return name if len(name) <= 80 else f"{name[:77]}..."
 
 
 def file_of(image: EncodedImage) -> bytes:

@@ -9,8 +9,8 @@ import pybase64
 from service.errors import MalformedRequestError
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_WHOLE_GROUPS = re.compile(rb"(?:(?:[\r\n]*+[A-Za-z0-9+/]){4})*+")
-_LINE_BREAKS = re.compile(rb"[\r\n]*+")
+_PLAIN = re.compile(rb"[A-Za-z0-9+/\r\n]*")
+_LINE_BREAKS = re.compile(rb"[\r\n]*")
 
 
 def decode(text: str) -> bytes:
@@ -27,8 +27,7 @@ def decode(text: str) -> bytes:
 
 def _corrupt_at(text: bytes) -> int | None:
     """The offset Go names: decodeQuantum of Go 1.17, followed from the first group that is not plain."""
-    groups = _WHOLE_GROUPS.match(text)
-    position, digits = groups.end() if groups else 0, 0
+    position, digits = _whole_groups_end(text), 0
     while digits < 4:
         position = _skip_breaks(text, position)
         if position == len(text):
@@ -39,6 +38,16 @@ def _corrupt_at(text: bytes) -> int | None:
             return position
         position, digits = position + 1, digits + 1
     return None
+
+
+def _whole_groups_end(text: bytes) -> int:
+    """Where the last group of four plain digits ends, before the first byte that is neither digit nor line break."""
+    match = _PLAIN.match(text)
+    plain = text[: match.end() if match else 0].rstrip(b"\r\n")
+    digits = len(plain) - plain.count(b"\r") - plain.count(b"\n")
+    for _ in range(digits % 4):
+        plain = plain[:-1].rstrip(b"\r\n")
+    return len(plain)
 
 
 def _bad_padding_at(text: bytes, position: int, digits: int) -> int | None:

@@ -15,13 +15,17 @@ from service.errors import MalformedRequestError
 _MAX_DEPTH = 10_000  # encoding/json, scanner.go, maxNestingDepth
 _MAX_STEPS = 50_000  # a step is a container, a member, or a run of plain array elements
 
-_STRING_START = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
-_NUMBER_TEXT = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
-_SPACE = re.compile(rb"[ \t\r\n]*+")
-_OPEN_STRING = re.compile(_STRING_START)
-_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
-_SCALAR = rb'(?:%s"|%s|true|false|null)' % (_STRING_START, _NUMBER_TEXT)
-_PLAIN_ELEMENTS = re.compile(rb"(?:[ \t\r\n]*+%s[ \t\r\n]*+,)*+" % _SCALAR)
+# No possessive quantifiers: those of Python 3.11.0 to 3.11.4 match wrongly. Counted repetitions bound the memory that a
+# pattern keeps for going back; what is longer is matched in several goes, or element by element.
+_TEXT = rb'[^"\\\x00-\x1f]*'
+_ESCAPED = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})%s' % _TEXT
+_NUMBER_TEXT = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_STRING_HEAD = re.compile(rb'"%s' % _TEXT)
+_STRING_MORE = re.compile(rb"(?:%s){1,256}" % _ESCAPED)
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_SCALAR = rb'(?:"%s(?:%s){0,16}"|%s|true|false|null)' % (_TEXT, _ESCAPED, _NUMBER_TEXT)
+_PLAIN_ELEMENTS = re.compile(rb"(?:[ \t\r\n]*%s[ \t\r\n]*,)+" % _SCALAR)
 _LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _CLOSERS = {ord("{"): ord("}"), ord("["): ord("]")}
 _OBJECT, _ARRAY, _COMMA, _COLON, _QUOTE = b"}],:" + b'"'
@@ -194,8 +198,11 @@ def _number_end(text: bytes, position: int) -> int:
 
 
 def _string_end(text: bytes, position: int) -> int:
-    match = _OPEN_STRING.match(text, position)
-    end = match.end() if match else position
+    match = _STRING_HEAD.match(text, position)
+    end = position
+    while match:
+        end = match.end()
+        match = _STRING_MORE.match(text, end)
     following = text[end : end + 1]
     if following == b'"':
         return end + 1

@@ -19,7 +19,7 @@ _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _ACCEPTED = "accepted is what numpy.save writes of a 1-d uint8 array"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Array:
     """An array of a request. ``data`` is there for uint8 only, in C order: nothing else can be an encoded file."""
 

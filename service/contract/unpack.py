@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.contract.encoded_image import EncodedImage
+from service.contract.encoded_image import EncodedImage, image_of, shown
 from service.contract.npy import Array, read_npy
 from service.contract.request import AnyRequest, AnyTensor
 from service.errors import ImageError, RpcPackageError, ServiceNameError
@@ -43,7 +43,7 @@ def unpack(request: AnyRequest, service_name: str) -> list[EncodedImage]:
     entries: dict[str, str | Array] = dict(zip(keys, values, strict=False))
     for tensor in request.tensors:
         entries.update(_entries_of(tensor))
-    images = [_image_of(key, value) for key, value in entries.items() if key != _PROFILE_KEY]
+    images = [image_of(key, value) for key, value in entries.items() if key != _PROFILE_KEY]
     if not images:
         raise ImageError("need at least one array to concatenate")
     return images
@@ -54,7 +54,7 @@ def _entries_of(tensor: AnyTensor) -> dict[str, str | Array]:
     if kind == _STRING:
         return {tensor.name: "".join(tensor.str_data)}
     if kind in _UNSUPPORTED:
-        raise RpcPackageError(f"Sorry, the type {kind} of tensor {_shown(tensor.name)} is not supported.")
+        raise RpcPackageError(f"Sorry, the type {kind} of tensor {shown(tensor.name)} is not supported.")
     if kind not in _ARRAYS and kind != _BYTES:
         raise RpcPackageError(f"elem_type:{kind} error")
     lod = {f"{tensor.name}.lod": Array("int32", _shape_of(len(tensor.lod), (2, -1)))} if tensor.lod else {}
@@ -71,7 +71,7 @@ def _array_of(tensor: AnyTensor) -> Array:
     try:
         return Array(dtype, shape, bytes(numbers))
     except ValueError:
-        message = f"tensor {_shown(tensor.name)} holds {max(numbers)}, but its elem_type 7 is uint8: 0 to 255"
+        message = f"tensor {shown(tensor.name)} holds {max(numbers)}, but its elem_type 7 is uint8: 0 to 255"
         raise ImageError(message) from None
 
 
@@ -81,18 +81,3 @@ def _shape_of(count: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         return np.broadcast_to(np.uint8(0), (count,)).reshape(shape).shape
     except ValueError as error:
         raise RpcPackageError(str(error)) from None
-
-
-def _image_of(key: str, value: str | Array) -> EncodedImage:
-    if isinstance(value, str):
-        return EncodedImage(key, value, is_base64=True)
-    if value.dtype == "uint8" and len(value.shape) == 1:
-        return EncodedImage(key, value.data, is_base64=False)
-    raise ImageError(
-        f"{_shown(key)} is an array of {value.dtype} of shape {value.shape}; "
-        "accepted are base64 text and a 1-d uint8 array, both of an encoded image file"
-    )
-
-
-def _shown(name: str) -> str:
-    return name if len(name) <= 80 else f"{name[:77]}..."

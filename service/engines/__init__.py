@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from service.config import Config
+from service.errors import ConfigError, ModelError
 from service.ops.model import Model
 
 
@@ -16,15 +17,22 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(config: Config, model: Model, *, instance: int = 0) -> Engine:
+def open_engine(config: Config, model: Model, *, instance: int = 0, threads: int | None = None) -> Engine:
     """Load ``model`` with the engine that the configuration names; only that vendor's package is imported.
 
-    ``instance`` counts engine processes and chooses among ``devices``. Raises ConfigError for a device or precision
+    ``instance`` counts engine processes and chooses among ``devices``; ``threads``: CPU threads of one run, by default
+    ``thread_num`` of the configuration. Raises ConfigError for a package that is missing and for a device or precision
     that this build cannot do, ModelError for a model that does not load.
     """
-    from service.engines.paddle_inference import PaddleEngine
-
-    return PaddleEngine(config.regnet.local_service_conf, model, instance=instance)
+    try:
+        from service.engines.paddle_inference import PaddleEngine
+    except ImportError as error:
+        raise ConfigError(
+            f"native.engine: paddle cannot be imported: {error}; accepted: paddlepaddle of requirements/native.txt"
+            " (on a bare Debian or Ubuntu with the system package libgomp1)"
+        ) from None
+    settings = config.regnet.local_service_conf
+    return PaddleEngine(settings, model, instance=instance, threads=threads or settings.thread_num)
 
 
 def warm_up(engine: Engine, model: Model, *, batch_size: int) -> None:
@@ -32,8 +40,6 @@ def warm_up(engine: Engine, model: Model, *, batch_size: int) -> None:
 
     Raises ModelError if the scores are not what the model promises: their shape, and finite.
     """
-    from service.errors import ModelError
-
     largest = np.zeros((batch_size, 3, model.height, model.width), np.float32)
     for size in range(batch_size, 0, -1):
         scores = engine.run(largest[:size])

@@ -13,16 +13,15 @@ from service.config import LocalService
 from service.errors import ConfigError, ModelError
 from service.ops.model import Model
 
-CPU, GPU = 0, 1
 GPU_MEMORY_MB = 500  # what Paddle takes at first; it grows beyond when a batch needs it
 
 
 class PaddleEngine:
     """One ``paddle.inference`` predictor. ``run`` holds the GIL from begin to end, so it lives in its own process."""
 
-    def __init__(self, settings: LocalService, model: Model, *, instance: int = 0) -> None:
+    def __init__(self, settings: LocalService, model: Model, *, instance: int, threads: int) -> None:
         try:
-            predictor = paddle_inference.create_predictor(_predictor_config(settings, model, instance))
+            predictor = paddle_inference.create_predictor(_predictor_config(settings, model, instance, threads))
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"{model.program}: Paddle cannot load it: {_first_line(error)}") from None
         if model.input_name not in predictor.get_input_names():
@@ -39,42 +38,34 @@ class PaddleEngine:
         return scores
 
 
-def _predictor_config(settings: LocalService, model: Model, instance: int) -> paddle_inference.Config:
+def _predictor_config(settings: LocalService, model: Model, instance: int, threads: int) -> paddle_inference.Config:
+    if settings.device_type > 1:
+        raise ConfigError(
+            f"op.*.local_service_conf.device_type: {settings.device_type} is not built in; accepted: 0 (CPU), 1 (GPU)"
+        )
+    if settings.precision != "fp32":
+        raise ConfigError(f"op.*.local_service_conf.precision: {settings.precision} is not built in; accepted: fp32")
     config = paddle_inference.Config(str(model.program), str(model.params))
     config.disable_glog_info()
     config.switch_ir_optim(settings.ir_optim)
     if settings.mem_optim:
         config.enable_memory_optim()
-    if _device_type(settings) == GPU:
+    if settings.on_gpu:
         _on_gpu(config, settings, instance)
     else:
-        _on_cpu(config, settings)
+        _on_cpu(config, settings, threads)
     return config
 
 
-def _device_type(settings: LocalService) -> int:
-    """Stock's rule: -1 leaves it to ``devices``."""
-    device_type = settings.device_type if settings.device_type != -1 else (GPU if settings.devices else CPU)
-    if device_type not in (CPU, GPU):
-        raise ConfigError(
-            f"op.*.local_service_conf.device_type: {device_type} is not built in; accepted: 0 (CPU), 1 (GPU)"
-        )
-    return device_type
-
-
-def _on_cpu(config: paddle_inference.Config, settings: LocalService) -> None:
-    if settings.precision not in ("fp32", "bf16"):
-        raise ConfigError(f"op.*.local_service_conf.precision: {settings.precision} on the CPU; accepted: fp32, bf16")
+def _on_cpu(config: paddle_inference.Config, settings: LocalService, threads: int) -> None:
     config.disable_gpu()
-    config.set_cpu_math_library_num_threads(settings.thread_num)
+    config.set_cpu_math_library_num_threads(threads)
     if not settings.use_mkldnn:
         config.disable_mkldnn()
         return
     config.enable_mkldnn()
     if settings.mkldnn_cache_capacity:
         config.set_mkldnn_cache_capacity(settings.mkldnn_cache_capacity)
-    if settings.precision == "bf16":
-        config.enable_mkldnn_bfloat16()
 
 
 def _on_gpu(config: paddle_inference.Config, settings: LocalService, instance: int) -> None:
@@ -85,8 +76,6 @@ def _on_gpu(config: paddle_inference.Config, settings: LocalService, instance: i
             f"op.*.local_service_conf.device_type: 1 (GPU), but the installed paddlepaddle {paddle.__version__} is the"
             " CPU build; accepted: 0, or install paddlepaddle-gpu"
         )
-    if settings.precision != "fp32":
-        raise ConfigError(f"op.*.local_service_conf.precision: {settings.precision} on the GPU; accepted: fp32")
     devices = [int(device) for device in settings.devices.split(",") if device] or [0]
     config.enable_use_gpu(GPU_MEMORY_MB, devices[instance % len(devices)])
 

@@ -98,17 +98,19 @@ class Classifier:
 
 
 def _all_or_first_error(tasks: Sequence["asyncio.Task[np.ndarray]"]) -> "asyncio.Future[None]":
-    """Done when every task has succeeded, or failed as soon as one has failed."""
+    """Done when every task has succeeded, or with the error of the first that failed, in the order of the request."""
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    missing = len(tasks)
+    finished = 0  # tasks before this one have succeeded
 
-    def collect(task: "asyncio.Task[np.ndarray]") -> None:
-        nonlocal missing
-        missing -= 1
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            _fail(answer, error)
-        elif not missing and not answer.done():
+    def collect(_: "asyncio.Task[np.ndarray]") -> None:
+        nonlocal finished
+        while finished < len(tasks) and tasks[finished].done() and not answer.done():
+            task = tasks[finished]
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                _fail(answer, error)
+            finished += 1
+        if finished == len(tasks) and not answer.done():
             answer.set_result(None)
 
     for task in tasks:

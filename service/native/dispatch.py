@@ -75,12 +75,14 @@ class Dispatcher:
         if count > len(self._free):
             raise OverloadedError(f"all {self.capacity} slots are taken, try again later")
         slots = [self._free.pop() for _ in range(count)]
+        self._memory.taken[0] = self.in_use
         self._memory.deadlines[slots] = deadline
         return slots
 
     def release(self, slot: int) -> None:
         """Give a slot back; no thread and no engine may still look at it."""
         self._free.append(slot)
+        self._memory.taken[0] = self.in_use
 
     def abandon(self, slots: Sequence[int]) -> None:
         """Nobody waits for these any more: the engine passes them over if it has not begun."""

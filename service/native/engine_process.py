@@ -7,6 +7,7 @@ lone image never waits, unless ``auto_batching_timeout`` asks for it.
 import contextlib
 import logging
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -26,6 +27,9 @@ from service.ops.model import Model, load_model
 
 log = logging.getLogger("regnetx.engine")
 
+STUCK_SECONDS = 60  # and so many more for each image of a batch: no run takes that long
+STUCK_SECONDS_PER_IMAGE = 5
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -43,7 +47,11 @@ class Frontend:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.memory: SlotMemory = receive_memory(connection)
-        self.connection.sendall(READY)
+        try:
+            self.connection.sendall(READY)
+        except OSError:
+            self.memory.close()
+            raise
 
     def receive(self) -> list[Waiting]:
         """What the next packet announces; raises ConnectionError when the frontend has gone."""
@@ -64,12 +72,39 @@ class Frontend:
         self.memory.close()
 
 
+@dataclass(frozen=True)
+class Engines:
+    """The model of this process, loaded for two situations.
+
+    Several engine processes with few threads each do more than one with many, because no thread waits for another that
+    is busy decoding; but a lone image is answered soonest by all threads. Both are the same where there is one process.
+    """
+
+    shared: Engine
+    alone: Engine
+
+    @classmethod
+    def open(cls, config: Config, model: Model, *, instance: int) -> "Engines":
+        """Load and warm up. Raises StartupError."""
+        settings, batch_size = config.regnet.local_service_conf, config.regnet.batch_size
+        threads = settings.thread_num
+        share = max(1, threads // config.regnet.concurrency)
+        shared = open_engine(config, model, instance=instance, threads=share)
+        warm_up(shared, model, batch_size=batch_size)
+        if share == threads or settings.on_gpu:
+            return cls(shared, shared)
+        alone = open_engine(config, model, instance=instance, threads=threads)
+        warm_up(alone, model, batch_size=1)
+        return cls(shared, alone)
+
+
 class Batcher:
     """Gathers slots of all frontends, runs them together and writes each row of scores back to its own slot."""
 
-    def __init__(self, engine: Engine, model: Model, *, batch_size: int, linger: float) -> None:
+    def __init__(self, engines: "Engines", model: Model, *, batch_size: int, linger: float) -> None:
         """``linger``: seconds that the first image of a batch waits for company; 0 runs what is there."""
-        self._engine = engine
+        self._engines = engines
+        self.frontends: set[Frontend] = set()
         self._batch = np.zeros((batch_size, 3, model.height, model.width), np.float32)
         self._classes = model.classes
         self._linger = linger
@@ -89,7 +124,7 @@ class Batcher:
         if not batch:
             return
         try:
-            scores = self._engine.run(self._gather(batch))
+            scores = self._chosen().run(self._gather(batch))
             if scores.shape != (len(batch), self._classes):
                 raise RuntimeError(f"the engine answered {scores.shape} for a batch of {len(batch)}")
         except Exception:
@@ -101,8 +136,14 @@ class Batcher:
         self._answer(batch, Status.DONE)
 
     def forget(self, frontend: Frontend) -> None:
-        """Drop what a frontend that has gone was waiting for."""
+        """Drop a frontend that has gone, with what it was waiting for."""
+        self.frontends.discard(frontend)
         self.waiting = deque(image for image in self.waiting if image.frontend is not frontend)
+
+    def _chosen(self) -> Engine:
+        """All threads for an image that is the only one in the whole service; its share of them under load."""
+        taken = sum(int(frontend.memory.taken[0]) for frontend in self.frontends)
+        return self._engines.alone if taken <= 1 else self._engines.shared
 
     def _take(self) -> list[Waiting]:
         """The next images that somebody still waits for, in order of arrival."""
@@ -135,8 +176,12 @@ class Batcher:
 class EngineServer:
     """Listens for frontends and feeds the batcher until the supervisor hangs up."""
 
-    def __init__(self, batcher: Batcher, listener: socket.socket, control: Control) -> None:
+    def __init__(
+        self, batcher: Batcher, listener: socket.socket, control: Control, *, stuck_after: int = STUCK_SECONDS
+    ) -> None:
+        """``stuck_after``: seconds of one run after which the process ends, for the supervisor to start another."""
         self._batcher = batcher
+        self._stuck_after = stuck_after
         self._selector = selectors.DefaultSelector()
         self._listener = listener
         self._selector.register(listener, selectors.EVENT_READ)
@@ -154,7 +199,10 @@ class EngineServer:
                 else:
                     self._receive(key.data)
             if self._batcher.wait_for() == 0.0:
+                # The kernel ends the process; nothing in it could while the vendor's code holds the interpreter.
+                signal.alarm(self._stuck_after)
                 self._batcher.run_next()
+                signal.alarm(0)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -166,6 +214,7 @@ class EngineServer:
         except OSError:
             connection.close()  # a frontend that ended while it waited to be heard
         else:
+            self._batcher.frontends.add(frontend)
             self._selector.register(connection, selectors.EVENT_READ, frontend)
 
     def _receive(self, frontend: Frontend) -> None:
@@ -185,14 +234,16 @@ def main() -> None:
     listener = socket.socket(fileno=order["listener"])
     try:
         model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        engine = open_engine(config, model, instance=order["instance"])
-        warm_up(engine, model, batch_size=config.regnet.batch_size)
+        engines = Engines.open(config, model, instance=order["instance"])
     except StartupError as error:
         control.send({"failed": str(error)})
         sys.exit(1)
     control.send({"ready": True})
     linger = max(0, config.regnet.auto_batching_timeout) / 1000
-    EngineServer(Batcher(engine, model, batch_size=config.regnet.batch_size, linger=linger), listener, control).run()
+    batch_size = config.regnet.batch_size
+    batcher = Batcher(engines, model, batch_size=batch_size, linger=linger)
+    stuck_after = STUCK_SECONDS + STUCK_SECONDS_PER_IMAGE * batch_size
+    EngineServer(batcher, listener, control, stuck_after=stuck_after).run()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import math
 import socket
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import uvicorn
 import uvloop
 
 from service.config import Config
+from service.errors import ConfigError, EngineError, StartupError
 from service.native.child import Control, become_child
 from service.native.classify import Classifier
 from service.native.dispatch import Dispatcher
@@ -20,6 +22,7 @@ from service.native.engine_link import EngineLink
 from service.native.grpc_api import GrpcApi
 from service.native.health import Health
 from service.native.http_api import HttpApi
+from service.native.http_protocol import HttpProtocol
 from service.native.inference import Inference
 from service.native.slots import SlotLayout, SlotMemory
 from service.ops.decode import Limits
@@ -30,6 +33,7 @@ log = logging.getLogger("regnetx.frontend")
 # Longer than the idle time of the usual proxies, so that it is they who close, never in the middle of a request.
 KEEP_ALIVE_SECONDS = 75
 CUT_SECONDS = 1  # for the answers to requests that were cut to leave
+PROOF_PAUSE_SECONDS = 0.5
 
 
 class HttpServer(uvicorn.Server):
@@ -61,40 +65,54 @@ class Frontend:
         )
         self._http = self._http_server() if order["http"] is not None else None
         self._http_socket = socket.socket(fileno=order["http"]) if order["http"] is not None else None
-        self._rpc_port: int | None = order["rpc_port"]
+        self._rpc: str | None = order["rpc"]
 
     async def run(self, control: Control) -> None:
-        """Serve until the supervisor says drain, or is gone."""
+        """Serve until the supervisor says drain, or is gone. Raises ConfigError if it cannot listen."""
+        # Taken before a door opens: early callers could leave none for the proof, and so nothing would ever be ready.
+        [proof] = self._dispatcher.acquire(1, math.inf)
         grpc_api = await self._open_rpc()
-        http = asyncio.create_task(self._http.serve([self._http_socket])) if self._http and self._http_socket else None
-        links = [asyncio.create_task(link.run()) for link in self._links]
-        watch = asyncio.create_task(self._watch(control, grpc_api))
-        await _hear_drain(control)
-        await self._drain(grpc_api, http)
-        for task in (*links, watch):
-            task.cancel()
+        # What fails in the group ends this process, loudly, and the supervisor starts it again.
+        async with asyncio.TaskGroup() as group:
+            serve = self._http.serve([self._http_socket]) if self._http and self._http_socket else None
+            http = group.create_task(serve) if serve else None
+            lives = [group.create_task(link.run()) for link in self._links]
+            lives.append(group.create_task(self._watch(control, grpc_api, proof)))
+            await _hear_drain(control)
+            await self._drain(grpc_api, http)
+            for life in lives:
+                life.cancel()
 
     async def _open_rpc(self) -> GrpcApi | None:
-        if self._rpc_port is None:
+        if self._rpc is None:
             return None
         api = GrpcApi(self._inference, max_message_bytes=self._config.native.max_body_bytes)
-        host = self._config.native.host
-        await api.start(f"[{host}]:{self._rpc_port}" if ":" in host else f"{host}:{self._rpc_port}")
+        try:
+            await api.start(self._rpc)
+        except RuntimeError:
+            raise ConfigError(f"rpc_port: gRPC cannot listen on {self._rpc}") from None
         return api
 
-    async def _watch(self, control: Control, grpc_api: GrpcApi | None) -> None:
-        """Prove the way through an engine with one empty image, then keep gRPC health equal to ours."""
-        await self._dispatcher.up.wait()
-        [slot] = self._dispatcher.acquire(1, time.monotonic() + 3600)
-        await self._dispatcher.scores(slot)
-        self._dispatcher.release(slot)
-        self._health.proved = True
+    async def _watch(self, control: Control, grpc_api: GrpcApi | None, proof: int) -> None:
+        """Prove the way through an engine, then keep gRPC health equal to ours."""
+        await self._prove(proof)
         control.send({"ready": True})
         while grpc_api:
             await self._dispatcher.up.wait()
             await grpc_api.set_serving(self._health.is_ready)
             await self._dispatcher.down.wait()
             await grpc_api.set_serving(False)
+
+    async def _prove(self, slot: int) -> None:
+        """Send one empty image the whole way, and again while engines are lost over it."""
+        while not self._health.proved:
+            try:
+                await self._dispatcher.scores(slot)
+                self._health.proved = True
+            except EngineError as error:
+                log.error("not ready: %s", error)
+                await asyncio.sleep(PROOF_PAUSE_SECONDS)
+        self._dispatcher.release(slot)
 
     async def _drain(self, grpc_api: GrpcApi | None, http: "asyncio.Task[None] | None") -> None:
         native = self._config.native
@@ -113,9 +131,9 @@ class Frontend:
         api = HttpApi(self._inference, self._health, max_body_bytes=self._config.native.max_body_bytes)
         return HttpServer(
             uvicorn.Config(
-                api, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                api, http=HttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
                 server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=self._config.native.drain_timeout_ms // 1000 + CUT_SECONDS,
+                timeout_graceful_shutdown=math.ceil(self._config.native.drain_timeout_ms / 1000) + CUT_SECONDS,
             )
         )  # fmt: skip
 
@@ -137,8 +155,12 @@ def main() -> None:
     order = control.receive()
     config = Config.model_validate_json(order["config"])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    model = load_model(Path(config.regnet.local_service_conf.model_config_))
-    uvloop.run(Frontend(config, model, order).run(control))
+    try:
+        model = load_model(Path(config.regnet.local_service_conf.model_config_))
+        uvloop.run(Frontend(config, model, order).run(control))
+    except StartupError as error:
+        control.send({"failed": str(error)})
+        sys.exit(1)
 
 
 if __name__ == "__main__":

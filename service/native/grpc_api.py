@@ -1,5 +1,6 @@
 """The gRPC door: Paddle Serving's PipelineService, the standard health service, and reflection."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from service.native.inference import Inference
 SERVICE = wire.DESCRIPTOR.services_by_name["PipelineService"].full_name
 STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
 RETRY_AFTER = (("retry-after", "1"),)  # seconds, as the HTTP header says it
+SETTLE_SECONDS = 0.2  # for an answer that has left its handler to leave the process
 OPTIONS = [("grpc.so_reuseport", 1), ("grpc.max_send_message_length", -1)]
 
 
@@ -27,10 +29,13 @@ class GrpcApi:
     def __init__(self, inference: Inference, *, max_message_bytes: int) -> None:
         self._inference = inference
         self._health = health.aio.HealthServicer()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)])
         # The message is parsed in the handler, so that garbage gets stock's own answer.
         method = grpc.unary_unary_rpc_method_handler(
-            self._infer, request_deserializer=None, response_serializer=wire.Response.SerializeToString
+            self._counted, request_deserializer=None, response_serializer=wire.Response.SerializeToString
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"inference": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -49,8 +54,30 @@ class GrpcApi:
             await self._health.set(service, status)
 
     async def stop(self, grace: float) -> None:
-        """No new calls; those in flight have ``grace`` seconds."""
-        await self._server.stop(grace)
+        """No new calls; those in flight have ``grace`` seconds. Watchers of health never end: nobody waits for them."""
+        stopping = asyncio.create_task(self._server.stop(grace))
+        idle = asyncio.create_task(self._until_idle())
+        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await self._server.stop(None)
+        await stopping
+
+    async def _until_idle(self) -> None:
+        while True:
+            await self._idle.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            if self._idle.is_set():
+                return
+
+    async def _counted(self, packet: bytes, context: Any) -> wire.Response:
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            return await self._infer(packet, context)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
     async def _infer(self, packet: bytes, context: Any) -> wire.Response:
         try:

@@ -7,15 +7,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from service.contract import gateway
-from service.contract.answers import render
+from service.contract.answers import error_answer, render
 from service.contract.gateway import Answer, Route
 from service.contract.request import parse_body
 from service.contract.top_k import top_k_of_http
-from service.errors import RequestTooLargeError, ServiceError
+from service.errors import DrainingError, RequestTooLargeError, ServiceError
 from service.native.health import Health
 from service.native.inference import Inference
 
@@ -52,6 +52,8 @@ class HttpApi:
             answer = self._health_of(scope) or await self._answer(scope, receive)
         except CallerLeft:
             return
+        except asyncio.CancelledError:
+            answer = error_answer(DrainingError(), 0, "")  # the body was still on its way when draining had to end
         except ServiceError as error:
             answer = gateway.failure(error)
         except Exception as error:
@@ -78,7 +80,8 @@ class HttpApi:
             if b"expect" not in headers:
                 await _discard(receive)
             raise
-        return await self._infer(route, headers, body)
+        with _while_connected(receive):
+            return await self._infer(route, headers, body)
 
     async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes) -> Answer:
         timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
@@ -110,6 +113,31 @@ class HttpApi:
     def _check_size(self, size: int) -> None:
         if size > self._max_body_bytes:
             raise RequestTooLargeError(f"a body of {size} bytes or more, at most {self._max_body_bytes} accepted")
+
+
+@contextlib.contextmanager
+def _while_connected(receive: Receive) -> Iterator[None]:
+    """Cancels what the current task waits for when the caller hangs up, and raises CallerLeft in its place."""
+    left = False
+
+    def leave(gone: "asyncio.Task[Message]") -> None:
+        nonlocal left
+        left = not gone.cancelled() and gone.exception() is None and gone.result()["type"] == "http.disconnect"
+        if left and request:
+            request.cancel()
+
+    request = asyncio.current_task()
+    watch = asyncio.ensure_future(receive())
+    watch.add_done_callback(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left:
+            raise CallerLeft from None
+        raise
+    finally:
+        watch.remove_done_callback(leave)
+        watch.cancel()
 
 
 async def _discard(receive: Receive) -> None:

@@ -1,5 +1,6 @@
 """What the service says once, when it answers requests: where it is and a request to paste."""
 
+import os
 from pathlib import Path
 
 from service.config import Config
@@ -27,7 +28,7 @@ def _host(config: Config) -> str:
 def _sample(model: Model) -> Path:
     """A file that this model can say something sensible about."""
     samples = sorted(SAMPLES.glob("*.png")) if model.name == "digits" else []
-    return samples[0] if samples else Path("photo.jpg")
+    return Path(os.path.relpath(samples[0])) if samples else Path("photo.jpg")
 
 
 def _curl(url: str, image: Path) -> str:

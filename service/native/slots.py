@@ -3,6 +3,7 @@
 The memory is an anonymous file: it has no name, its descriptor travels to the engine over a Unix socket, and the
 kernel frees it with the last process that maps it, however that process ends.
 
+    taken       (1,) int64                    slots that belong to a request now: how busy this frontend is
     deadlines   (slots,) float64              seconds of CLOCK_MONOTONIC; the engine skips a slot whose time has passed
     inputs      (slots, 3, height, width) float32
     scores      (slots, classes) float32
@@ -28,9 +29,14 @@ class SlotLayout:
     classes: int
 
     @property
+    def deadlines_at(self) -> int:
+        """Byte offset of the deadlines."""
+        return CACHE_LINE
+
+    @property
     def inputs_at(self) -> int:
         """Byte offset of the inputs."""
-        return _aligned(self.slots * 8)
+        return self.deadlines_at + _aligned(self.slots * 8)
 
     @property
     def scores_at(self) -> int:
@@ -54,7 +60,8 @@ class SlotMemory:
         self.descriptor = descriptor
         memory = mmap.mmap(descriptor, layout.size)
         image = (layout.slots, 3, layout.height, layout.width)
-        self.deadlines = np.ndarray((layout.slots,), np.float64, memory)
+        self.taken = np.ndarray((1,), np.int64, memory)
+        self.deadlines = np.ndarray((layout.slots,), np.float64, memory, layout.deadlines_at)
         self.inputs = np.ndarray(image, np.float32, memory, layout.inputs_at)
         self.scores = np.ndarray((layout.slots, layout.classes), np.float32, memory, layout.scores_at)
 

@@ -5,14 +5,14 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from service.config import Config
-from service.errors import ConfigError, StartupError
+from service.errors import StartupError
 from service.native.child import Control, control_pair
+from service.native.listen import bind, engine_listener, grpc_address, reserve
 
 log = logging.getLogger("regnetx.supervisor")
 
@@ -52,7 +52,8 @@ class Child:
             if not was_ready:
                 raise StartupError(self.failure or f"{self.name} {_how_it_ended(code)} before it was ready")
             backoff = FIRST_BACKOFF_SECONDS if loop.time() - started > STABLE_SECONDS else backoff
-            log.error("%s %s; starting it again in %.1f s", self.name, _how_it_ended(code), backoff)
+            why = f" ({self.failure})" if self.failure else ""
+            log.error("%s %s%s; starting it again in %.1f s", self.name, _how_it_ended(code), why, backoff)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
@@ -82,12 +83,18 @@ class Child:
             self._control = None
 
     async def _run_once(self) -> int:
+        self.failure = None
         control, theirs = control_pair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module, str(theirs.fileno()), str(os.getpid()),
-                pass_fds=(theirs.fileno(), *self._descriptors), stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", self._module, str(theirs.fileno()), str(os.getpid()),
+                    pass_fds=(theirs.fileno(), *self._descriptors), stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:  # no memory or no process to be had: later, perhaps
+                control.close()
+                self.failure = f"{self.name} cannot be started: {error.strerror}"
+                return os.EX_OSERR
         self._control = control
         control.send(self._order)
         loop = asyncio.get_running_loop()
@@ -128,13 +135,13 @@ class Supervisor:
         engines, frontends = self._children()
         lives = [asyncio.create_task(child.run()) for child in (*engines, *frontends)]
         try:
-            await self._serve(lives, frontends, stop)
+            await self._serve(lives, [*engines, *frontends], stop)
         finally:
             await self._end(engines, frontends, lives)
 
-    async def _serve(self, lives: list["asyncio.Task[None]"], frontends: list[Child], stop: asyncio.Event) -> None:
+    async def _serve(self, lives: list["asyncio.Task[None]"], children: list[Child], stop: asyncio.Event) -> None:
         stopped = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(_all_ready(frontends))
+        ready = asyncio.create_task(_all_ready(children))
         try:
             await _first([stopped, ready, *lives])
             if ready.done():
@@ -150,6 +157,8 @@ class Supervisor:
     async def _end(self, engines: list[Child], frontends: list[Child], lives: list["asyncio.Task[None]"]) -> None:
         native = self._config.native
         grace = (native.drain_delay_ms + native.drain_timeout_ms) / 1000
+        if self._http:
+            self._http.close()  # ours: the frontends close theirs, and then new connections are refused, not forgotten
         for frontend in frontends:
             frontend.say({"drain": True})
         # A little more than a frontend's own bound, so that it is the frontend that cuts what is late.
@@ -165,7 +174,7 @@ class Supervisor:
         """One engine process an instance, one frontend process a worker, with the sockets they listen on."""
         config = self._config
         order = {"config": config.model_dump_json(by_alias=True)}
-        listeners = [_engine_listener() for _ in range(config.regnet.concurrency)]
+        listeners = [engine_listener() for _ in range(config.regnet.concurrency)]
         engines = [
             Child(
                 "service.native.engine_process", f"engine {instance}",
@@ -181,7 +190,7 @@ class Supervisor:
         doors = {
             "engines": [listener.getsockname().hex() for listener in listeners],
             "http": self._http.fileno() if self._http else None,
-            "rpc_port": self._rpc_port,
+            "rpc": grpc_address(self._rpc) if self._rpc else None,
         }
         inherited = (self._http.fileno(),) if self._http else ()
         frontends = [
@@ -201,59 +210,8 @@ async def _first(awaited: "list[asyncio.Future[Any]]") -> None:
     await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
 
 
-def bind(host: str, port: int, key: str) -> socket.socket:
-    """A listening socket that all frontends share; connections of one that dies are taken by the others.
-
-    Raises ConfigError naming ``key`` when the address cannot be had.
-    """
-    listener = _socket(host, port, key)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise _cannot_listen(host, port, key, error) from None
-    return listener
-
-
-def reserve(host: str, port: int, key: str) -> socket.socket:
-    """A port for the frontends' gRPC servers, which open it themselves with SO_REUSEPORT.
-
-    Bound once without that option, to find out whether another service has it, and then held with it, unheard.
-    Raises ConfigError naming ``key`` when the address cannot be had.
-    """
-    with bind(host, port, key) as probe:
-        port = probe.getsockname()[1]
-    holder = _socket(host, port, key)
-    try:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((host, port))
-    except OSError as error:
-        holder.close()
-        raise _cannot_listen(host, port, key, error) from None
-    return holder
-
-
-def _socket(host: str, port: int, key: str) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-    except OSError as error:
-        raise ConfigError(f"native.host: {host!r} is not an address of this machine: {error.strerror}") from None
-    return socket.socket(family, socket.SOCK_STREAM)
-
-
-def _cannot_listen(host: str, port: int, key: str, error: OSError) -> ConfigError:
-    return ConfigError(f"{key}: {port} on {host}: {error.strerror}; accepted: a free port, or 0 for any")
-
-
-def _engine_listener() -> socket.socket:
-    """A socket in the abstract namespace, with a name that the kernel chooses: no file, nothing to clean up."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind("")
-    listener.listen(128)
-    return listener
-
-
 def _how_it_ended(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}  # a real-time signal has no name
+    return f"was ended by {known.get(-code, f'signal {-code}')}"

@@ -79,7 +79,8 @@ def read_facts(file: Path) -> Facts:
     """The mapping of a YAML file. Raises ModelError: unreadable, not UTF-8, not YAML, not a mapping."""
     try:
         values = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
+    # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{file}: {type(values).__name__} at the top, accepted: a mapping")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import ModelError
+from service.ops.converted import CONVERTED_FILE, converted_labels, read_converted
 from service.ops.facts import Facts, read_facts, read_text
 
 FACTS_FILE = "model.yml"
@@ -40,18 +41,22 @@ class Model:
 def load_model(model_config: Path) -> Model:
     """The serving model at ``serving_models/<name>`` or, as stock has it, ``serving_models/<name>/serving_server``.
 
+    A model of stock's own converter has no ``model.yml``; how it is fed is then what PaddleClas's serving op does.
     Raises ModelError, naming the file, what was found and what is accepted. The files' contents are not looked at:
     verify_files does that.
     """
-    facts = read_facts(_facts_file(model_config))
+    converted = _converted(model_config)
+    facts = read_facts(_facts_file(model_config)) if converted is None else read_converted(converted)
+    folder = SERVER_FOLDER if converted is None else "."
     image, answer, files = facts.section("input"), facts.section("output"), facts.section("files")
     _check_supported(image, answer)
     height, width = _crop(image)
+    classes = answer.whole("classes")
     return Model(
         name=facts.text("name"),
         architecture=facts.text("architecture"),
-        program=_server_file(files, "program"),
-        params=_server_file(files, "params"),
+        program=_server_file(files, "program", folder),
+        params=_server_file(files, "params", folder),
         input_name=image.text("name"),
         height=height,
         width=width,
@@ -60,17 +65,31 @@ def load_model(model_config: Path) -> Model:
         mean=image.three_numbers("mean"),
         std=_std(image),
         output_name=answer.text("name"),
-        labels=_labels(facts, answer.whole("classes")),
+        labels=converted_labels(converted, classes) if converted else _labels(facts, classes),
     )
 
 
 def verify_files(model: Model) -> None:
-    """Raises ModelError where the program or the parameters are not, by their SHA-256, those that were exported."""
+    """Raises ModelError where the program or the parameters are not, by their SHA-256, those that were exported.
+
+    Of a model of stock's converter no SHA-256 is known, and nothing is checked.
+    """
+    if _converted(model.program.parent):
+        return
     expected = read_facts(_facts_file(model.program.parent)).section("sha256")
     for key, file in (("program", model.program), ("params", model.params)):
-        found = _sha256(file)
-        if found != expected.text(key).lower():
-            raise ModelError(f"{file}: SHA-256 is {found}, but {expected.file.name} says {expected.text(key)}")
+        found, wanted = _sha256(file), expected.text(key)
+        if found != wanted.lower():
+            raise ModelError(f"{file}: SHA-256 is {found}, {expected.file.name} says {wanted}; export it again")
+
+
+def _converted(model_config: Path) -> Path | None:
+    """The folder of a model that stock's converter made; None for ours, which has a model.yml beside."""
+    ours = model_config.parent if model_config.name == SERVER_FOLDER else model_config
+    if (ours / FACTS_FILE).is_file():
+        return None
+    folders = (model_config, model_config / SERVER_FOLDER)
+    return next((folder for folder in folders if (folder / CONVERTED_FILE).is_file()), None)
 
 
 def _facts_file(model_config: Path) -> Path:
@@ -79,15 +98,8 @@ def _facts_file(model_config: Path) -> Path:
         found = "a file" if model_config.exists() else "no such directory"
         raise ModelError(f"{model_config}: {found}, accepted: serving_models/<name> or the {SERVER_FOLDER} in it")
     if not (folder / FACTS_FILE).is_file():
-        raise ModelError(f"{folder}: no {FACTS_FILE} in it{_foreign(model_config)}")
+        raise ModelError(f"{folder}: no {FACTS_FILE} in it, which python -m serving_models export writes")
     return folder / FACTS_FILE
-
-
-def _foreign(folder: Path) -> str:
-    """What a folder without model.yml may be instead, and the way out."""
-    if any((place / "serving_server_conf.prototxt").is_file() for place in (folder, folder / SERVER_FOLDER)):
-        return "; Paddle Serving's own converter made this model, export it again with python -m serving_models export"
-    return ", which python -m serving_models export writes"
 
 
 def _check_supported(image: Facts, answer: Facts) -> None:
@@ -118,10 +130,10 @@ def _std(image: Facts) -> tuple[float, float, float]:
     return std
 
 
-def _server_file(files: Facts, key: str) -> Path:
+def _server_file(files: Facts, key: str, folder: str) -> Path:
     name = Path(files.text(key))
-    if name.parent != Path(SERVER_FOLDER) or name.name == "..":
-        files.refuse(key, f"{SERVER_FOLDER}/<file>")
+    if name.parent != Path(folder) or name.name == "..":
+        files.refuse(key, f"{folder}/<file>")
     file = files.file.parent / name
     if not file.is_file() or file.stat().st_size == 0:
         raise ModelError(f"{file}: {'empty' if file.is_file() else 'no such file'}, named by {files.file.name}")

@@ -1,9 +1,10 @@
-"""Requests of gateway.json and service.json -> the same files with what stock Paddle Serving 0.9.0 answers.
+"""Requests of the .json files here -> the same files with what stock Paddle Serving 0.9.0 answers.
 
 Run with the Python of a stock environment (CPython 3.9; paddle-serving-server, -client and -app 0.9.0, grpcio, opencv):
 
     python tests/recorded/record.py gateway     # the Go gateway alone, before a server that keeps what arrives
     python tests/recorded/record.py service     # the whole pipeline, with the op of stock_service.py, by HTTP and gRPC
+    python tests/recorded/record.py digits      # the whole pipeline with the model of serving_models/digits, raw bytes
 
 To add an exchange, add a line with its request only, then run this. Bytes are written as latin-1 text.
 The servers listen on all interfaces (stock cannot do otherwise) at ports 21800 and 21801, for a few seconds.
@@ -25,9 +26,8 @@ import grpc
 
 HERE = Path(__file__).resolve().parent
 HTTP_PORT, RPC_PORT = 21800, 21801
+REQUEST_PARTS = ("server", "verb", "target", "headers", "body", "pad", "message", "method", "gzip")
 METHOD = "/baidu.paddle_serving.pipeline_serving.PipelineService/inference"
-# Importing the server opens its logs, which do not belong here
-os.environ.setdefault("SERVING_LOG_PATH", tempfile.mkdtemp())
 GATEWAY = """
 import ctypes, os
 from paddle_serving_server.pipeline import gateway
@@ -56,13 +56,13 @@ class Keeper(grpc.GenericRpcHandler):
         return self.response.SerializeToString()
 
 
-def exchange(verb="POST", target="/imagenet/prediction", headers=None, body=""):
+def exchange(verb="POST", target="/imagenet/prediction", headers=None, body="", *, port=HTTP_PORT):
     """Send one request on a socket of its own and return status, headers and body of the answer."""
     head = {"Host": "stock", "Connection": "close", **(headers or {})}
     content = body.encode("latin-1")
     head.setdefault("Content-Length", str(len(content)))
     lines = [f"{verb} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
-    with socket.create_connection(("127.0.0.1", HTTP_PORT), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall("\r\n".join(lines).encode("latin-1") + content)
         answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode("latin-1")
     head, _, content = answer.partition("\r\n\r\n")
@@ -123,12 +123,40 @@ def record_service(rows):
         yield {"fields": row["fields"], "rpc": rpc, "status": http["status"], "answer": http["answer"]}
 
 
+def padded(row):
+    """The body of a row: a large one is written with the number of times that an A stands for ``%PAD%``."""
+    return row["body"].replace("%PAD%", "A" * row.get("pad", 0))
+
+
+def record_digits(rows):
+    """Rows with a ``body`` go by HTTP, rows with a ``message`` (base64) by gRPC; the bytes of the answers are kept."""
+    channel = grpc.insecure_channel(f"127.0.0.1:{RPC_PORT}")
+    wait_until_answered()
+    for row in rows:
+        asked = {name: row[name] for name in ("about", *REQUEST_PARTS) if name in row}
+        if "message" not in row:
+            sent = {name: row[name] for name in ("verb", "target", "headers") if name in row}
+            yield {**asked, **exchange(**sent, body=padded(row))}
+            continue
+        compression = grpc.Compression.Gzip if row.get("gzip") else None
+        call = channel.unary_unary(row.get("method", METHOD))
+        try:
+            response = call(base64.b64decode(row["message"]), timeout=20, compression=compression)
+            yield {**asked, "code": "OK", "response": base64.b64encode(response).decode()}
+        except grpc.RpcError as error:
+            yield {**asked, "code": error.code().name, "details": error.details()}
+
+
 def wait_until_answered():
     """The gateway answers 503 until the server behind it is up and its own backoff has passed."""
+    wait_until(lambda: exchange()["status"] != 503)
+
+
+def wait_until(answered):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if exchange()["status"] != 503:
+            if answered():
                 return
         except OSError:
             pass
@@ -136,22 +164,55 @@ def wait_until_answered():
     raise SystemExit(f"no answer at port {HTTP_PORT}")
 
 
-def main(name):
-    path = HERE / f"{name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    code = {
-        "gateway": [sys.executable, "-c", GATEWAY.format(rpc_port=RPC_PORT, http_port=HTTP_PORT)],
-        "service": [sys.executable, str(HERE / "stock_service.py"), str(RPC_PORT), str(HTTP_PORT)],
-    }[name]
+def record_without_server(rows):
+    """The gateway alone, with nobody behind it."""
+    wait_until(lambda: exchange())
+    for row in rows:
+        yield {**{name: row[name] for name in ("about", *REQUEST_PARTS) if name in row}, **exchange(body=row["body"])}
+
+
+def command_of(name, server):
+    """What to start for the rows of a file that name that server."""
+    ports = [str(RPC_PORT), str(HTTP_PORT)]
+    if name == "gateway" or server == "down":
+        return [sys.executable, "-c", GATEWAY.format(rpc_port=RPC_PORT, http_port=HTTP_PORT)]
+    if name == "service":
+        return [sys.executable, str(HERE / "stock_service.py"), *ports]
+    return [
+        sys.executable,
+        str(HERE / "stock_digits.py"),
+        *ports,
+        str(HERE.parents[1] / "serving_models/digits"),
+        server,
+    ]
+
+
+def record(name, server, rows):
+    """The rows with their answers, from a server of their own."""
+    recorders = {"gateway": record_gateway, "service": record_service, "digits": record_digits}
+    recorder = record_without_server if server == "down" else recorders[name]
     with tempfile.TemporaryDirectory() as folder:
+        # Importing the server, as this process does for its stubs, opens its logs, which do not belong here
+        os.environ["SERVING_LOG_PATH"] = folder
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         # A session of its own: killing its group takes the gateway that stock leaves behind with it
-        process = subprocess.Popen(code, cwd=folder, start_new_session=True, **quiet)
+        process = subprocess.Popen(command_of(name, server), cwd=folder, start_new_session=True, **quiet)
         try:
-            recorded = list({"gateway": record_gateway, "service": record_service}[name](rows))
+            return list(recorder(rows))
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def main(name):
+    path = HERE / f"{name}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    servers = dict.fromkeys(row.get("server", "plain") for row in rows)
+    recorded = [
+        row
+        for server in servers
+        for row in record(name, server, [row for row in rows if row.get("server", "plain") == server])
+    ]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in recorded)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

@@ -30,10 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("regnetx: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (head, less); Python would complain once more while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # Of stdout: a file that cannot be read is one image that failed.
+        _drop_the_rest()
+        if not isinstance(error, BrokenPipeError):  # where the reader has gone (head, less), nobody is to be told
+            print(f"regnetx: the results cannot be written: {error.strerror or error}", file=sys.stderr)
         return SOME_FAILED
+
+
+def _drop_the_rest() -> None:
+    """Python would try to write it once more while it closes stdout, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _interruptible(run: Coroutine[object, object, Summary]) -> Summary:
@@ -58,7 +65,8 @@ def _report(summary: Summary) -> int:
 
 
 def _let_any_name_through() -> None:
-    """File names are bytes and labels are any language's; neither may end the run."""
+    """File names are bytes and labels are any language's; neither may end the run, nor does a stdout that is closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape" if _is_utf8(stream) else "backslashreplace")

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Callable, TextIO
 
@@ -40,9 +40,8 @@ def writer(form: str | None, files: Sequence[str], stream: TextIO) -> Write:
     if form == "json":
         return lambda result: _json(result, stream)
     if form == "csv":
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        return lambda result: rows.writerows(_rows(result))
+        _csv([COLUMNS], stream)
+        return lambda result: _csv(_rows(result), stream)
     if stream.isatty():
         return _table(files, stream)
     return lambda result: _tabs(result, stream)
@@ -53,6 +52,11 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
         (result.image, str(rank), "" if best.class_id is None else str(best.class_id), best.label, repr(best.prob))
         for rank, best in enumerate(result.predictions, start=1)
     ]
+
+
+def _csv(rows: Iterable[tuple[str, ...]], stream: TextIO) -> None:
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    stream.flush()
 
 
 def _json(result: Result, stream: TextIO) -> None:

@@ -1,0 +1,135 @@
+"""The service beside the bare loop: images a second and latency at concurrency 1, 8 and 32, over HTTP and gRPC.
+
+    make bench    or    python -m benchmarks.throughput [--seconds 5] [--rounds 3] [--config config.yml]
+
+RegNetX_200MF with random weights at 224x224 and a 500x375 JPEG. Each round measures the bare loop and every load one
+after the other, so that a ratio compares neighbours in time; the table shows the median of the rounds.
+Writes benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks.load import Result
+from benchmarks.results import FILE, write_results
+from benchmarks.subjects import export_random_model, write_photograph
+
+ROOT = Path(__file__).parents[1]
+LOADS = [(door, concurrency) for door in ("http", "grpc") for concurrency in (1, 8, 32)]
+BARE_BATCHES = (1, 8)
+READY = re.compile(r"ready: .* at POST http://(?P<http>[^/]+)/.* and gRPC (?P<grpc>\S+)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: medians over the rounds."""
+
+    name: str
+    result: Result
+    ratio: float  # of images a second, to the fastest bare loop of the same round
+
+
+def main() -> None:
+    """Measure, print the table and write it down."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        image = write_photograph(Path(folder) / "photograph.jpg")
+        model = export_random_model(Path(folder), "RegNetX_200MF", image_size=224)
+        config = _configuration(Path(folder), arguments.config, model)
+        rounds = _measure(config, image, seconds=arguments.seconds, rounds=arguments.rounds)
+    write_results(_rows(rounds), arguments.out, command=sys.argv[1:], overhead=_overhead(rounds))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement; default: 5")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yml", help="default: config.yml")
+    parser.add_argument("--out", type=Path, default=FILE, help="default: benchmarks/RESULTS.md")
+    return parser.parse_args()
+
+
+def _configuration(folder: Path, source: Path, model: Path) -> Path:
+    """The configuration as users have it, on free loopback ports and with this model."""
+    values = yaml.safe_load(source.read_text())
+    values["http_port"] = values["rpc_port"] = 0
+    values["native"] = {**values.get("native", {}), "host": "127.0.0.1"}
+    next(iter(values["op"].values()))["local_service_conf"]["model_config"] = str(model)
+    file = folder / "config.yml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def _measure(config: Path, image: Path, *, seconds: float, rounds: int) -> list[dict[str, Result]]:
+    service = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--config", str(config)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert service.stdout is not None
+        ready = READY.match(service.stdout.readline())
+        if ready is None:
+            raise SystemExit("the service did not start")
+        return [_round(config, image, ready, seconds) for _ in range(rounds)]
+    finally:
+        service.terminate()
+        service.wait(60)
+
+
+def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> dict[str, Result]:
+    results = {}
+    for batch in BARE_BATCHES:
+        results[f"bare loop, batch {batch}"] = _run("bare_loop", str(config), str(batch), str(image), str(seconds))
+    for door, concurrency in LOADS:
+        name = f"{'HTTP' if door == 'http' else 'gRPC'}, concurrency {concurrency}"
+        results[name] = _run("load", door, ready[door], str(image), str(concurrency), str(seconds))
+        print(f"{name}: {results[name].images_per_second:.0f} images/s", file=sys.stderr)
+    return results
+
+
+def _run(module: str, *arguments: str) -> Result:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return Result(**json.loads(output.splitlines()[-1]))
+
+
+def _rows(rounds: list[dict[str, Result]]) -> list[Row]:
+    best = [max(one[f"bare loop, batch {batch}"].images_per_second for batch in BARE_BATCHES) for one in rounds]
+    return [
+        Row(
+            name,
+            _median([one[name] for one in rounds]),
+            statistics.median(one[name].images_per_second / bare for one, bare in zip(rounds, best, strict=True)),
+        )
+        for name in rounds[0]
+    ]
+
+
+def _median(results: list[Result]) -> Result:
+    return Result(
+        statistics.median(result.images_per_second for result in results),
+        statistics.median(result.p50 for result in results),
+        statistics.median(result.p99 for result in results),
+    )
+
+
+def _overhead(rounds: list[dict[str, Result]]) -> dict[str, float]:
+    """Seconds that a lone request takes longer than a turn of the bare loop, at the median."""
+    return {
+        door: statistics.median(one[f"{door}, concurrency 1"].p50 - one["bare loop, batch 1"].p50 for one in rounds)
+        for door in ("HTTP", "gRPC")
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""uvicorn's HTTP/1.1 connection with what it lacks: a bound on the head of a request, and offers of HTTP/2 declined."""
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 1 << 20  # the bound of Go's HTTP server, which stock is
+REASON = b"431 Request Header Fields Too Large"
+TOO_LARGE = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+OF_AN_UPGRADE = (b"upgrade", b"http2-settings")
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. A request that offers to switch protocols is answered as if it had not (RFC 9110, 7.8)."""
+
+    _head_bytes = 0  # since the last head or piece of a body was complete; trailers count as well
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the caller; 400 where they are not HTTP, 431 where a head does not end."""
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE % (REASON, len(REASON), REASON))
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """A head has ended; one that asks for an upgrade is going to be parsed once more, without it."""
+        self._head_bytes = 0
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has ended, unless it is one whose head is going to be parsed once more."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # To the parser, what follows is another protocol; from curl --http2 and Java it is the body.
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+
+    def _without_upgrade(self) -> bytes:
+        """The head that was parsed, as if it had asked for no other protocol."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("a tunnel is not for us")
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] not in OF_AN_UPGRADE]
+        return b"\r\n".join([*lines, b"", b""])
