@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 from service import __version__
-from service.config import Config, load_config
+from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import ServiceError, StartupError
 
-MODEL_VARIABLE = "REGNETX__OP__LOCAL_SERVICE_CONF__MODEL_CONFIG"
 READER_LEFT = 141  # what a shell says of a program that SIGPIPE ended
 
 

@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails
 from service.config_source import Setting, lay_over, read_yaml
 from service.errors import ConfigError
 
+# What ``--model`` on a command line sets, over file and environment.
+MODEL_VARIABLE = "REGNETX__OP__LOCAL_SERVICE_CONF__MODEL_CONFIG"
 # Stock's keys for an op whose model runs behind another server; this service runs its model itself.
 OF_REMOTE_OPS = (
     "server_endpoints",

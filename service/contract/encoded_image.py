@@ -11,6 +11,8 @@ import pybase64
 from service.contract.npy import Array
 from service.errors import ImageError
 
+# PipelineClient.predict(profile=True) adds it; stock's own op takes it for an image and fails
+PROFILE_KEY = "pipeline.profile"
 _DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4};base64,")
 
 
@@ -38,6 +40,11 @@ def image_of(key: str, value: str | Array) -> EncodedImage:
         f"{shown(key)} is an array of {value.dtype} of shape {value.shape}; "
         "accepted are base64 text and a 1-d uint8 array, both of an encoded image file"
     )
+
+
+def named(error: ImageError, image: EncodedImage, *, is_one_of_many: bool) -> ImageError:
+    """The error with stock's words alone for a lone image; of several, it must be said which."""
+    return ImageError(f"{error} (key {image.key[:80]})" if is_one_of_many else str(error))
 
 
 def shown(name: str) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.contract.encoded_image import EncodedImage, image_of, shown
+from service.contract.encoded_image import PROFILE_KEY, EncodedImage, image_of, shown
 from service.contract.npy import Array, read_npy
 from service.contract.request import AnyRequest, AnyTensor
 from service.errors import ImageError, RpcPackageError, ServiceNameError
 
-# PipelineClient.predict(profile=True) adds it; stock's own op takes it for an image and fails
-_PROFILE_KEY = "pipeline.profile"
 _STRING, _BYTES, _UINT8 = 12, 13, 7
 _UNSUPPORTED = (10, 11)  # complex64, complex128
 # elem_type -> the dtype and the field that holds the data (operator.py, proto_tensor_2_numpy)
@@ -43,7 +41,7 @@ def unpack(request: AnyRequest, service_name: str) -> list[EncodedImage]:
     entries: dict[str, str | Array] = dict(zip(keys, values, strict=False))
     for tensor in request.tensors:
         entries.update(_entries_of(tensor))
-    images = [image_of(key, value) for key, value in entries.items() if key != _PROFILE_KEY]
+    images = [image_of(key, value) for key, value in entries.items() if key != PROFILE_KEY]
     if not images:
         raise ImageError("need at least one array to concatenate")
     return images

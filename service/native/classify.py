@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from service.contract.encoded_image import EncodedImage, file_of
+from service.contract.encoded_image import EncodedImage, file_of, named
 from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError
 from service.native.dispatch import Dispatcher
 from service.ops.decode import Limits, decode
@@ -79,8 +79,7 @@ class Classifier:
             await loop.run_in_executor(self._pool, self._write, slot, image)
             return await self._dispatcher.scores(slot)
         except ImageError as error:
-            # Stock's words alone for a lone image; of several, it must be said which.
-            raise ImageError(f"{error} (key {image.key[:80]})" if is_one_of_many else str(error)) from None
+            raise named(error, image, is_one_of_many=is_one_of_many) from None
         finally:
             self._dispatcher.release(slot)
 

@@ -7,11 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from service.config import Config, load_config
+from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import StartupError
 from service.ops.model import Model, load_model, verify_files
 
-MODEL_VARIABLE = "REGNETX__OP__LOCAL_SERVICE_CONF__MODEL_CONFIG"
 LOGS = "PipelineServingLogs"  # stock's own name for the folder of its logs, in the working directory
 
 

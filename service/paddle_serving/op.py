@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from paddle_serving_server.pipeline import Op, RequestOp  # type: ignore[import-not-found]
 
-from service.contract.encoded_image import EncodedImage, file_of, image_of
+from service.contract.encoded_image import PROFILE_KEY, EncodedImage, file_of, image_of, named
 from service.contract.npy import Array, read_npy
 from service.errors import ImageError
 from service.ops.decode import Limits, decode
@@ -18,7 +18,6 @@ from service.ops.label import rank
 from service.ops.model import Model
 from service.ops.preprocess import preprocess
 
-PROFILE_KEY = "pipeline.profile"
 BYTES = 13  # elem_type of numpy's .npy format
 Inputs = Mapping[str, Mapping[str, Any]]
 Step = tuple[Any, Any, Any]
@@ -74,7 +73,7 @@ class RegnetOp(Op):  # type: ignore[misc]
         try:
             preprocess(decode(file_of(image), self._recipe.limits), self._recipe.model, out)
         except ImageError as error:
-            raise ImageError(f"{error} (key {image.key[:80]})" if is_one_of_many else str(error)) from None
+            raise named(error, image, is_one_of_many=is_one_of_many) from None
 
     def postprocess(self, input_data: Any, fetch_data: Any, data_id: int = 0, log_id: int = 0) -> Step:
         """The texts of two Python lists, as PaddleClas's op answers."""
