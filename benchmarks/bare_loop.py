@@ -43,8 +43,9 @@ def main(config_file: str, batch_size: str, image_file: str, seconds: str) -> No
         latencies.append(done - now)
         now = done
     latencies.sort()
-    rate = len(latencies) * len(batch) / (now - start)
-    print(json.dumps(asdict(Result(rate, quantile(latencies, 0.5), quantile(latencies, 0.99)))))
+    images = len(latencies) * len(batch)
+    result = Result(images / (now - start), quantile(latencies, 0.5), quantile(latencies, 0.99), images)
+    print(json.dumps(asdict(result)))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Result:
     images_per_second: float
     p50: float  # seconds
     p99: float
+    images: int
 
 
 async def http_load(address: str, text: str, concurrency: int, seconds: float) -> Result:
@@ -87,7 +88,7 @@ async def _measure(worker: Callable[[float], Awaitable[list[float]]], concurrenc
     parts = await asyncio.gather(*(worker(start + seconds) for _ in range(concurrency)))
     elapsed = time.perf_counter() - start
     latencies = sorted(latency for part in parts for latency in part)
-    return Result(len(latencies) / elapsed, quantile(latencies, 0.5), quantile(latencies, 0.99))
+    return Result(len(latencies) / elapsed, quantile(latencies, 0.5), quantile(latencies, 0.99), len(latencies))
 
 
 def quantile(ordered: list[float], share: float) -> float:

@@ -30,8 +30,8 @@ def write_results(rows: Sequence[Row], file: Path, *, command: Sequence[str], ov
     text = "\n".join(
         [
             "# Results", "",
-            f"`{' '.join(['python -m benchmarks.throughput', *command])}`, {date.today()}, on {_machine()}.",
-            f"RegNetX_200MF, 224x224, random weights; 500x375 JPEG, base64 over HTTP and gRPC; {_versions()}.",
+            f"`{' '.join(['python -m benchmarks.throughput', *command])}`, {date.today()}, on {machine()}.",
+            f"RegNetX_200MF, 224x224, random weights; 500x375 JPEG, base64 over HTTP and gRPC; {versions()}.",
             "The load generator runs on the same cores. The bare loop is one Python process with all threads of",
             "`config.yml` and no server; its latency is that of one batch. Ratios are to the faster of the two bare",
             "loops in the same round; medians over the rounds.", "",
@@ -42,12 +42,14 @@ def write_results(rows: Sequence[Row], file: Path, *, command: Sequence[str], ov
     print("\n".join([*table, "", note]))
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The cores that may be used, and what they are."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     return f"{len(os.sched_getaffinity(0))} cores of {model}"
 
 
-def _versions() -> str:
+def versions() -> str:
+    """What was measured with."""
     packages = ", ".join(f"{package} {version(package)}" for package in ("paddlepaddle", "opencv-python-headless"))
     return f"regnetx-serving {__version__}, Python {platform.python_version()}, {packages}"

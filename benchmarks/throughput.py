@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = write_photograph(Path(folder) / "photograph.jpg")
         model = export_random_model(Path(folder), "RegNetX_200MF", image_size=224)
-        config = _configuration(Path(folder), arguments.config, model)
+        config = configuration(Path(folder), arguments.config, model)
         rounds = _measure(config, image, seconds=arguments.seconds, rounds=arguments.rounds)
     write_results(_rows(rounds), arguments.out, command=sys.argv[1:], overhead=_overhead(rounds))
 
@@ -60,10 +60,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _configuration(folder: Path, source: Path, model: Path) -> Path:
+def configuration(folder: Path, source: Path, model: Path) -> Path:
     """The configuration as users have it, on free loopback ports and with this model."""
     values = yaml.safe_load(source.read_text())
     values["http_port"] = values["rpc_port"] = 0
+    values.setdefault("dag", {})["prometheus_port"] = 0
     values["native"] = {**values.get("native", {}), "host": "127.0.0.1"}
     next(iter(values["op"].values()))["local_service_conf"]["model_config"] = str(model)
     file = folder / "config.yml"
@@ -89,15 +90,16 @@ def _measure(config: Path, image: Path, *, seconds: float, rounds: int) -> list[
 def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> dict[str, Result]:
     results = {}
     for batch in BARE_BATCHES:
-        results[f"bare loop, batch {batch}"] = _run("bare_loop", str(config), str(batch), str(image), str(seconds))
+        results[f"bare loop, batch {batch}"] = run("bare_loop", str(config), str(batch), str(image), str(seconds))
     for door, concurrency in LOADS:
         name = f"{'HTTP' if door == 'http' else 'gRPC'}, concurrency {concurrency}"
-        results[name] = _run("load", door, ready[door], str(image), str(concurrency), str(seconds))
+        results[name] = run("load", door, ready[door], str(image), str(concurrency), str(seconds))
         print(f"{name}: {results[name].images_per_second:.0f} images/s", file=sys.stderr)
     return results
 
 
-def _run(module: str, *arguments: str) -> Result:
+def run(module: str, *arguments: str) -> Result:
+    """One measurement, in a process of its own."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
     return Result(**json.loads(output.splitlines()[-1]))
@@ -120,6 +122,7 @@ def _median(results: list[Result]) -> Result:
         statistics.median(result.images_per_second for result in results),
         statistics.median(result.p50 for result in results),
         statistics.median(result.p99 for result in results),
+        round(statistics.median(result.images for result in results)),
     )
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import ROOT, configuration
+from offline import probabilities
+from running import ROOT
 
 from regnetx_client import Client
 from regnetx_client.grpc import GrpcClient
-from service.config import Config
-from service.predict import LocalClassifier
 from serving_models.bundled.digits.held_out import held_out
 
 NAMES = (ROOT / "serving_models/bundled/digits/digits_labels.txt").read_text().split()
@@ -25,13 +24,8 @@ BATCH = 16
 @pytest.fixture(scope="module")
 def offline(digits_model, tmp_path_factory):
     """(held-out digits, classes) scores computed without a server, one image at a time."""
-    classifier = LocalClassifier(Config.model_validate(configuration(digits_model)))
-    file = tmp_path_factory.mktemp("offline") / "digit.png"
-    rows = []
-    for image in held_out().images:
-        file.write_bytes(image)
-        rows.append(in_class_order(classifier.classify(file, top_k=len(NAMES))))
-    return np.array(rows)
+    images = held_out().images
+    return np.array(probabilities(digits_model, images, tmp_path_factory.mktemp("offline"), classes=len(NAMES)))
 
 
 def in_class_order(predictions):

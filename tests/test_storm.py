@@ -11,11 +11,10 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from offline import probabilities
 from running import configuration, serving
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
-from service.config import Config
-from service.predict import LocalClassifier
 from serving_models.bundled.digits.held_out import held_out
 
 REQUESTS = 4000
@@ -27,13 +26,11 @@ METHOD = "/baidu.paddle_serving.pipeline_serving.PipelineService/inference"
 @pytest.fixture(scope="module")
 def expected(digits_model, tmp_path_factory):
     """Images that can be told apart by their scores: (PNG bytes, log scores (classes,)) of each."""
-    classifier = LocalClassifier(Config.model_validate(configuration(digits_model)))
-    file = tmp_path_factory.mktemp("storm") / "digit.png"
+    images = held_out().images[:120]
     chosen: list[tuple[bytes, np.ndarray]] = []
-    for image in held_out().images[:120]:
-        file.write_bytes(image)
-        ranked = sorted(classifier.classify(file, top_k=CLASSES), key=lambda prediction: prediction.class_id)
-        scores = logarithms([prediction.prob for prediction in ranked])
+    rows = probabilities(digits_model, images, tmp_path_factory.mktemp("storm"), classes=CLASSES)
+    for image, row in zip(images, rows, strict=True):
+        scores = logarithms(row)
         if all(np.abs(scores - other).max() > 0.5 for _, other in chosen):
             chosen.append((image, scores))
     assert len(chosen) > 50
