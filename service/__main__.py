@@ -6,7 +6,10 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from service import __version__
 from service.config import MODEL_VARIABLE, Config, load_config
@@ -73,7 +76,7 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from service.native.child import set_up_logging
-    from service.native.ready import announce
+    from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
     from service.ops.model import load_model, verify_files
 
@@ -82,13 +85,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     verify_files(model)
     set_up_logging()
 
-    def say_ready(http_port: int | None, rpc_port: int | None) -> None:
+    def say(what: Callable[..., None], *about: Any) -> None:
         try:
-            announce(config, model, http_port, rpc_port)
+            what(config, *about)
         except BrokenPipeError:
             _write_to_nobody()  # requests are answered all the same
 
-    asyncio.run(Supervisor(config, say_ready).run())
+    asyncio.run(Supervisor(config, model, partial(say, announce, model), partial(say, announce_admin)).run())
     return 0
 
 

@@ -50,7 +50,7 @@ class Tracer(Section):
 
 
 class Dag(Section):
-    """``dag``: how stock runs its graph of ops. Only ``channel_size`` has a meaning in the native runtime."""
+    """``dag``: how stock runs its graph of ops. The native runtime reads ``channel_size`` and the last two."""
 
     is_thread_op: bool = True
     client_type: Literal["brpc", "grpc"] = "brpc"
@@ -60,7 +60,7 @@ class Dag(Section):
     channel_recv_frist_arrive: bool = False
     tracer: Tracer = Tracer()
     enable_prometheus: bool = False
-    prometheus_port: Optional[Port] = None
+    prometheus_port: Port = 19393
 
 
 class LocalService(Section):
@@ -104,6 +104,7 @@ class Native(Section):
     """``native``: what only the native runtime has."""
 
     host: str = Field(default="0.0.0.0", min_length=1)
+    admin_host: Optional[str] = Field(default=None, min_length=1)
     name: Optional[str] = Field(default=None, pattern=r"^[^/]+$")
     engine: Literal["paddle"] = "paddle"
     slots: Optional[Annotated[int, Field(ge=1, le=MOST_SLOTS)]] = None
@@ -112,6 +113,7 @@ class Native(Section):
     max_image_bytes: Positive = 20 * 2**20
     max_image_pixels: Positive = 50_000_000
     request_timeout_ms: Positive = 30_000
+    max_connection_age_ms: NotNegative = 0
     drain_delay_ms: NotNegative = 0
     drain_timeout_ms: Positive = 30_000
 
@@ -150,6 +152,16 @@ class Config(Section):
     def service_name(self) -> str:
         """The name in ``POST /<name>/prediction`` and in a gRPC request: ``native.name``, or else the op's."""
         return self.native.name or next(iter(self.op))
+
+    @property
+    def admin_port(self) -> Optional[int]:
+        """The port of metrics and health; None: no such door."""
+        return self.dag.prometheus_port if self.dag.enable_prometheus else None
+
+    @property
+    def admin_host(self) -> str:
+        """The address of metrics and health."""
+        return self.native.admin_host or self.native.host
 
     @property
     def frontends(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 from client_servers import answer_of
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 
@@ -50,17 +52,30 @@ class Pipeline:
 
 @contextmanager
 def pipeline(
-    *, knows_top_k: bool = False, address: str = "127.0.0.1:0", health: bytes | None = None
+    *,
+    knows_top_k: bool = False,
+    address: str = "127.0.0.1:0",
+    health: bytes | None = None,
+    watched: HealthServicer | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+    options: Sequence[tuple[str, Any]] = (),
 ) -> Iterator[Pipeline]:
+    """``health`` is what Check answers; ``watched`` a whole health service."""
     state = Pipeline(knows_top_k=knows_top_k, health=health)
     handler = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda self, details: state.service(details)})()
     with futures.ThreadPoolExecutor(8) as threads:
-        server = grpc.server(threads, handlers=[handler], options=[("grpc.max_receive_message_length", 1 << 20)])
-        state.address = f"127.0.0.1:{server.add_insecure_port(address)}"
+        limit = ("grpc.max_receive_message_length", 1 << 20)
+        server = grpc.server(threads, handlers=[handler], options=[limit, *options])
+        if watched is not None:
+            add_HealthServicer_to_server(watched, server)
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        state.address = f"{address.rpartition(':')[0]}:{port}"
         server.start()
         try:
             yield state
         finally:
+            if watched is not None:
+                watched.enter_graceful_shutdown()
             server.stop(0).wait()
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -90,10 +91,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def gateway(*, knows_top_k: bool = False) -> Iterator[Gateway]:
+def gateway(
+    *, knows_top_k: bool = False, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Gateway]:
     """``POST /{name}/{method}`` on a free port; ``refuse`` may answer in its place: (status, headers, body)."""
-    with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.state = Gateway(f"http://127.0.0.1:{server.server_port}", knows_top_k)
+    with _Server((host, port), _Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.state = Gateway(f"{'https' if tls else 'http'}://{host}:{server.server_port}", knows_top_k)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -23,6 +23,8 @@ READY = re.compile(
     r"ready: .* at (?:POST http://(?P<http>\S+?)/(?P<name>[^/]+)/prediction)?(?: and )?(?:gRPC (?P<rpc>\S+))?$"
 )
 
+ADMIN = re.compile(r"admin: http://(?P<admin>\S+) ")
+
 
 @dataclass
 class Service:
@@ -33,6 +35,7 @@ class Service:
     rpc: str
     name: str
     lines: list[str] = field(default_factory=list)
+    admin: str = ""  # host:port of metrics and health, if that door is open
 
     @property
     def url(self) -> str:
@@ -132,7 +135,10 @@ def wait_until_ready(process: subprocess.Popen[str]) -> Service:
     assert match, lines[-1]
     if match["http"]:
         lines.append(process.stdout.readline().rstrip("\n"))
-    return Service(process, match["http"] or "", match["rpc"] or "", match["name"] or "", lines)
+    admin = next(filter(None, map(ADMIN.match, lines)), None)
+    return Service(
+        process, match["http"] or "", match["rpc"] or "", match["name"] or "", lines, admin["admin"] if admin else ""
+    )
 
 
 def is_alive(pid: int) -> bool:

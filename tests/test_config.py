@@ -65,6 +65,15 @@ def test_channel_size_bounds_the_slots_unless_native_slots_does(tmp_path):
     assert load(tmp_path, MINIMAL + "dag: {channel_size: 100000}\n").slots == 4096
 
 
+def test_the_door_of_operators_is_closed_unless_asked_for_and_has_stocks_port(tmp_path):
+    assert load(tmp_path, MINIMAL).admin_port is None
+    assert load(tmp_path, MINIMAL + "dag: {prometheus_port: 1}\n").admin_port is None
+    asked_for = load(tmp_path, MINIMAL + "dag: {enable_prometheus: true}\nnative: {host: '::1'}\n")
+    assert (asked_for.admin_port, asked_for.admin_host) == (19393, "::1")
+    elsewhere = load(tmp_path, MINIMAL, REGNETX__DAG__ENABLE_PROMETHEUS="true", REGNETX__NATIVE__ADMIN_HOST="127.0.0.2")
+    assert (elsewhere.admin_port, elsewhere.admin_host, elsewhere.native.host) == (19393, "127.0.0.2", "0.0.0.0")
+
+
 def test_the_environment_overrides_the_file(tmp_path):
     config = load(
         tmp_path,
@@ -111,6 +120,7 @@ def test_every_setting_has_its_own_environment_variable():
         ("op: {r: {local_service_conf: {thread_num: 999999}}}", "thread_num: 999999 is not accepted; accepted: less"),
         ("op: {r: {auto_batching_timeout: 99999999999}}", "auto_batching_timeout: 99999999999 is not accepted"),
         ("native: {request_timeout_ms: 99999999999}", "native.request_timeout_ms: 99999999999 is not accepted"),
+        ("native: {max_connection_age_ms: -1}", "native.max_connection_age_ms: -1 is not accepted; accepted: greater"),
         ("op: {r: {local_service_conf: {devices: '12345678901'}}}", "devices: '12345678901' is not accepted"),
         (
             "op: {r: {local_service_conf: {precision: fp8}}}",

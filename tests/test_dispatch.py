@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 
@@ -13,7 +14,9 @@ import pytest
 from service.errors import EngineError, OverloadedError, RpcPackageError, UnavailableError
 from service.native.dispatch import Dispatcher
 from service.native.engine_link import EngineLink
-from service.native.slots import ABANDONED, SlotLayout, SlotMemory
+from service.native.metric_block import Block
+from service.native.metrics import SLOTS_IN_USE, SUBMITTED_IMAGES, cell_of
+from service.native.slots import ABANDONED, UNCOUNTED, SlotLayout, SlotMemory
 from service.native.wire import READY, Status, pack, receive_memory, unpack
 
 LAYOUT = SlotLayout(slots=6, height=2, width=2, classes=3)
@@ -62,12 +65,14 @@ class HandEngine:
 async def dispatching(*engines, **options):
     memory = SlotMemory.create(LAYOUT)
     links = [EngineLink(engine.address, memory) for engine in engines]
-    dispatcher = Dispatcher(memory, links, **options)
+    block = Block.create()
+    dispatcher = Dispatcher(memory, links, block, **options)
     tasks = [asyncio.create_task(link.run()) for link in links]
     try:
         for engine in engines:
             await engine.accept()
         await asyncio.wait_for(until(lambda: all(link.is_up for link in links)), 10)
+        dispatcher.block = block
         yield dispatcher
     finally:
         for task in tasks:
@@ -78,6 +83,11 @@ async def dispatching(*engines, **options):
             if engine.connection.fileno() >= 0:
                 engine.die()
         memory.close()
+        os.close(block.descriptor)
+
+
+def gauge(dispatcher, family):
+    return dispatcher.block.cells[cell_of(family)]
 
 
 async def until(condition):
@@ -110,6 +120,25 @@ async def test_a_request_gets_all_its_slots_or_none():
         acquire(dispatcher, 2)
         with pytest.raises(RpcPackageError, match="7 images in one request, at most 6 accepted"):
             acquire(dispatcher, 7)
+
+
+async def test_what_is_taken_and_what_an_engine_owes_is_counted_and_the_frontends_own_image_is_not():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        slots = acquire(dispatcher, 3)
+        tasks = [asyncio.create_task(dispatcher.scores(slot)) for slot in slots[:2]]
+        proof = asyncio.create_task(dispatcher.prove(slots[2]))
+        records = await engine.receive_all(3)
+        assert (gauge(dispatcher, SLOTS_IN_USE), gauge(dispatcher, SUBMITTED_IMAGES)) == (3, 2)
+        since = engine.memory.submitted[slots]
+        assert all(0 < time.monotonic() - one < 60 for one in since[:2])
+        assert since[2] == UNCOUNTED
+        for slot, _, ticket in records:
+            engine.answer(slot, ticket)
+        await asyncio.wait_for(asyncio.gather(*tasks, proof), 10)
+        for slot in slots:
+            dispatcher.release(slot)
+        assert (gauge(dispatcher, SLOTS_IN_USE), gauge(dispatcher, SUBMITTED_IMAGES)) == (0, 0)
 
 
 async def test_an_answer_to_an_earlier_owner_of_the_slot_is_not_taken_for_this_one():
@@ -164,7 +193,7 @@ async def test_an_image_whose_engine_died_twice_is_not_tried_again():
             await engine.accept()
         with pytest.raises(EngineError, match="died twice"):
             await asyncio.wait_for(task, 10)
-        assert dispatcher.up.is_set()
+        assert dispatcher.connected == [True]
 
 
 async def test_without_an_engine_requests_wait_only_for_as_long_as_patience_lasts():
@@ -176,7 +205,7 @@ async def test_without_an_engine_requests_wait_only_for_as_long_as_patience_last
         with pytest.raises(UnavailableError, match="no engine is running"):
             acquire(dispatcher)
         await engine.accept()
-        await asyncio.wait_for(dispatcher.up.wait(), 10)
+        await asyncio.wait_for(until(lambda: any(dispatcher.connected)), 10)
         acquire(dispatcher)
 
 

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from running import ROOT
 
-from service.native.engine_process import Batcher, Engines, Frontend
-from service.native.slots import ABANDONED, SlotLayout, SlotMemory
+from service.native.engine_process import Batcher, Engines, EngineServer, Frontend, RunMeter
+from service.native.metric_block import Block
+from service.native.metrics import BATCH_SIZE, RUNNING_IMAGES, STAGE_SECONDS, Stage, cell_of
+from service.native.slots import ABANDONED, UNCOUNTED, SlotLayout, SlotMemory
+from service.native.vitals import Vitals
 from service.native.wire import READY, Status, pack, send_memory, unpack
 from service.ops.model import Model
 
@@ -49,8 +52,9 @@ class Peer:
         batcher.frontends.add(self.frontend)
         assert ours.recv(100) == READY
 
-    def submit(self, slot, ticket=1, *, deadline=None):
+    def submit(self, slot, ticket=1, *, deadline=None, counted=True):
         self.memory.inputs[slot] = slot + np.arange(12).reshape(3, 2, 2)
+        self.memory.submitted[slot] = time.monotonic() if counted else UNCOUNTED
         self.memory.deadlines[slot] = time.monotonic() + 60 if deadline is None else deadline
         self.connection.send(pack([(slot, Status.WAITING, ticket)]))
         self.batcher.waiting.extend(self.frontend.receive())
@@ -64,17 +68,30 @@ class Peer:
         self.memory.close()
 
 
+def observed(block, stage):
+    first = cell_of(STAGE_SECONDS, (stage,))
+    return sum(block.cells[first : first + len(STAGE_SECONDS.buckets) + 1])
+
+
 @pytest.fixture
 def engine():
     return ScriptedEngine()
 
 
 @pytest.fixture
-def make_batcher(tmp_path, engine):
+def block():
+    with contextlib.closing(Block.create()) as block:
+        yield block
+
+
+@pytest.fixture
+def make_batcher(tmp_path, engine, block):
     model = Model(
         "m", "RegNetX_200MF", tmp_path, tmp_path, "x", 2, 2, 2, 1.0, (0, 0, 0), (1, 1, 1), "y", ("a", "b", "c")
     )
-    return lambda linger=0.0, alone=engine: Batcher(Engines(engine, alone), model, batch_size=4, linger=linger)
+    return lambda linger=0.0, alone=engine: Batcher(
+        Engines(engine, alone), model, RunMeter(block), batch_size=4, linger=linger
+    )
 
 
 @pytest.fixture
@@ -158,7 +175,32 @@ def test_a_short_answer_from_the_engine_fails_the_batch(batcher, peer, engine, r
     assert "for a batch of 2" in caplog.text
 
 
-def test_an_engine_that_raises_fails_its_batch_and_serves_the_next(batcher, peer, engine, caplog):
+def test_every_image_of_a_run_is_counted_but_the_frontends_own(batcher, peer, block):
+    for slot in range(5):
+        peer.submit(slot, counted=slot != 2)
+    batcher.run_next()
+    batcher.run_next()
+    sizes = cell_of(BATCH_SIZE)
+    assert list(block.cells[sizes : sizes + 4]) == [1, 0, 1, 0]  # up to 1, up to 2, up to 4, up to 8
+    assert (observed(block, Stage.WAIT), observed(block, Stage.INFER)) == (4, 4)
+    assert block.cells[cell_of(RUNNING_IMAGES)] == 0
+
+
+def test_an_engine_is_in_trouble_in_a_run_that_takes_too_long_and_when_its_loop_stands_still(block):
+    vitals = Vitals(block)
+    assert "has been silent for" in vitals.trouble()
+    vitals.beat()
+    assert vitals.trouble() == ""
+    vitals.patience = 1000.0
+    vitals.begin_run()
+    assert vitals.trouble() == ""
+    vitals.patience = 0.0
+    assert "has been in one run of the model for" in vitals.trouble()
+    vitals.end_run()
+    assert vitals.trouble() == ""
+
+
+def test_an_engine_that_raises_fails_its_batch_and_serves_the_next(batcher, peer, engine, block, caplog):
     right = engine.answer
     engine.answer = lambda batch: 1 / 0
     peer.submit(0)
@@ -169,6 +211,8 @@ def test_an_engine_that_raises_fails_its_batch_and_serves_the_next(batcher, peer
     assert peer.answers() == [(0, Status.FAILED, 1)]
     assert peer.answers() == [(1, Status.DONE, 1)]
     assert "ZeroDivisionError" in caplog.text
+    assert (observed(block, Stage.WAIT), observed(block, Stage.INFER)) == (2, 1)
+    assert block.cells[cell_of(RUNNING_IMAGES)] == 0
 
 
 def test_a_frontend_that_has_gone_takes_its_images_with_it(batcher, peer, engine):
@@ -227,14 +271,62 @@ def test_the_memory_of_a_frontend_that_left_before_it_heard_ready_is_given_back(
         assert set(os.listdir("/proc/self/fd")) == before
 
 
+@contextlib.contextmanager
+def connected(batcher, block):
+    """An engine's server in a thread, and a frontend's (connection, memory) that it has greeted."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind("")
+        listener.listen()
+        control, supervisor = (stack.enter_context(end) for end in socket.socketpair())
+        server = threading.Thread(target=EngineServer(batcher, listener, control, Vitals(block)).run, daemon=True)
+        server.start()
+        memory = stack.enter_context(contextlib.closing(SlotMemory.create(LAYOUT)))
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        connection.settimeout(30)
+        connection.connect(listener.getsockname())
+        send_memory(connection, memory)
+        assert connection.recv(100) == READY
+        yield connection, memory
+        supervisor.close()
+        server.join(30)
+        assert not server.is_alive()
+        for frontend in batcher.frontends:
+            frontend.close()
+
+
+def test_what_was_announced_during_a_run_is_in_the_next_batch_together(batcher, engine, block):
+    """Each image comes in a packet of its own; an engine that took one a turn would never have a batch."""
+    begun, goes_on = threading.Event(), threading.Event()
+    right = engine.answer
+
+    def run(batch):
+        begun.set()
+        assert goes_on.wait(30)
+        return right(batch)
+
+    engine.answer = run
+    with connected(batcher, block) as (connection, memory):
+        memory.deadlines[:] = time.monotonic() + 60
+        for slot in range(6):
+            connection.send(pack([(slot, Status.WAITING, slot)]))
+            assert begun.wait(30)
+        goes_on.set()
+        answered = [record for _ in range(3) for record in unpack(connection.recv(65536))]
+    assert [slot for slot, _, _ in answered] == list(range(6))
+    assert engine.sizes == [1, 4, 1]
+
+
 STUCK = """
 import socket, time
 from types import SimpleNamespace
 from service.native.engine_process import EngineServer
+from service.native.metric_block import Block
+from service.native.vitals import Vitals
 
 (listener, _kept), control = socket.socketpair(), socket.socketpair()
 batcher = SimpleNamespace(wait_for=lambda: 0.0, run_next=lambda: time.sleep(600))
-EngineServer(batcher, listener, control[0], stuck_after=1).run()
+EngineServer(batcher, listener, control[0], Vitals(Block.create()), stuck_after=1).run()
 """
 
 

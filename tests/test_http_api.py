@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
+import pytest
+
 from service.native.http_api import HttpApi
+from service.native.metric_block import Block
+from service.native.metrics import REQUESTS, REQUESTS_IN_FLIGHT, Door, Outcome, cell_of
+from service.native.request_meter import RequestMeter
 
 SCOPE = {
     "type": "http",
@@ -17,6 +23,20 @@ SCOPE = {
 }
 
 
+@pytest.fixture
+def block():
+    with contextlib.closing(Block.create()) as block:
+        yield block
+
+
+def ended(block, outcome):
+    return block.cells[cell_of(REQUESTS, (Door.HTTP, outcome))]
+
+
+def in_flight(block):
+    return block.cells[cell_of(REQUESTS_IN_FLIGHT, (Door.HTTP,))]
+
+
 class EndlessInference:
     """Never answers; knows whether somebody still waits."""
 
@@ -25,7 +45,7 @@ class EndlessInference:
     def __init__(self):
         self.asked, self.abandoned = asyncio.Event(), False
 
-    async def answer(self, request, *, top_k, deadline):
+    async def answer(self, request, exchange, *, top_k, deadline):
         self.asked.set()
         try:
             await asyncio.Event().wait()
@@ -53,9 +73,9 @@ class Caller:
         self.heard.append(message)
 
 
-async def test_the_work_of_a_caller_that_leaves_is_given_up_and_nothing_is_sent():
+async def test_the_work_of_a_caller_that_leaves_is_given_up_and_nothing_is_sent(block):
     inference, caller = EndlessInference(), Caller({"type": "http.request", "body": b"{}"})
-    api = HttpApi(inference, None, max_body_bytes=1000)
+    api = HttpApi(inference, None, RequestMeter(block, Door.HTTP), max_body_bytes=1000)
     request = asyncio.create_task(api(dict(SCOPE), caller.receive, caller.send))
     await asyncio.wait_for(inference.asked.wait(), 10)
     assert not inference.abandoned
@@ -63,14 +83,16 @@ async def test_the_work_of_a_caller_that_leaves_is_given_up_and_nothing_is_sent(
     await asyncio.wait_for(request, 10)
     assert inference.abandoned
     assert caller.heard == []
+    assert (ended(block, Outcome.CALLER_LEFT), in_flight(block)) == (1, 0)
 
 
-async def test_a_body_that_is_still_on_its_way_when_draining_ends_is_answered_with_err_no_3001():
+async def test_a_body_that_is_still_on_its_way_when_draining_ends_is_answered_with_err_no_3001(block):
     caller = Caller({"type": "http.request", "body": b"{", "more_body": True})
-    api = HttpApi(EndlessInference(), None, max_body_bytes=1000)
+    api = HttpApi(EndlessInference(), None, RequestMeter(block, Door.HTTP), max_body_bytes=1000)
     request = asyncio.create_task(api(dict(SCOPE), caller.receive, caller.send))
     await asyncio.wait_for(caller.is_silent.wait(), 10)
     request.cancel()
     await asyncio.wait_for(request, 10)
     start, body = caller.heard
     assert (start["status"], json.loads(body["body"])["err_no"]) == (200, 3001)
+    assert (ended(block, Outcome.DRAINING), in_flight(block)) == (1, 0)

@@ -29,9 +29,10 @@ ROOMS = [
     ("service.contract.answers", INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"}),
     ("service.contract.unpack", INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"}),
     ("service.engines", INFERENCE | SERVERS | {"asyncio", "service.native", "service.contract", "serving_models"}),
-    ("service.native.frontend", INFERENCE | {"service.engines", "serving_models"}),
+    ("service.native.frontend", INFERENCE | {"service.engines", "serving_models", "prometheus_client"}),
     ("service.native.supervisor", INFERENCE | SERVERS | {"service.engines", "service.contract", "cv2", "numpy"}),
-    ("service.native.engine_process", SERVERS | {"service.contract", "service.native.dispatch"}),
+    ("service.native.admin", INFERENCE | {"grpc", "service.engines", "service.contract", "cv2", "numpy"}),
+    ("service.native.engine_process", SERVERS | {"service.contract", "service.native.dispatch", "prometheus_client"}),
     (
         "service.paddle_serving.pipeline_config",
         INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"},

@@ -70,11 +70,12 @@ def free_ports() -> tuple[int, int]:
 
 
 def environment(http: int, rpc: int) -> dict[str, str]:
-    """Other ports than 18080 and 9993, which may be taken; no network for official models; nothing of pytest's."""
+    """Other ports than those of config.yml, which may be taken; no network for official models; nothing of pytest's."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST", "VIRTUAL_ENV"))},
         "REGNETX__HTTP_PORT": str(http),
         "REGNETX__RPC_PORT": str(rpc),
+        "REGNETX__DAG__PROMETHEUS_PORT": "0",
         "REGNETX_SERVING_MODELS_URL": f"http://127.0.0.1:{rpc}/nothing",
     }
 

@@ -53,6 +53,10 @@ class Deadline:
         """Whether nothing is left."""
         return self.at is not None and time.monotonic() >= self.at
 
+    def allows(self, pause: float) -> bool:
+        """Whether something is left after so many seconds."""
+        return self.at is None or pause < self.at - time.monotonic()
+
     def exceeded(self) -> DeadlineExceeded:
         """The error of this deadline."""
         return DeadlineExceeded(f"no answer within {self.seconds:g} s" if self.seconds else "no answer in time")
@@ -77,15 +81,14 @@ class Policy:
         return Deadline.after(seconds(timeout, "timeout"))
 
     def pause(self, error: RegnetError, failures: int, deadline: Deadline) -> float | None:
-        """Seconds to wait before the next attempt after so many failures, or None when this error is final.
+        """Seconds to wait before asking the same server again after so many failures, or None when this error is final.
 
         Only what surely repeats no work is tried again: a refused connection, and a refusal that names a time.
         """
         pause = _pause(error, failures)
         if pause is None or failures >= self.retries:
             return None
-        left = None if deadline.at is None else deadline.at - time.monotonic()
-        return pause if left is None or pause < left else None
+        return pause if deadline.allows(pause) else None
 
 
 def _pause(error: RegnetError, failures: int) -> float | None:

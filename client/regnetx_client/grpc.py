@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from regnetx_client.deadline import Deadline, Default, Policy, Timeout, seconds
-from regnetx_client.errors import ConnectionFailed, DeadlineExceeded, Unavailable
+from regnetx_client.addresses import Addresses, Target, target_of
+from regnetx_client.deadline import Deadline, Default, Timeout, seconds
+from regnetx_client.errors import ConnectionFailed, DeadlineExceeded, RegnetError, Unavailable
+from regnetx_client.failover import Failover
 from regnetx_client.grpc_errors import translate
 from regnetx_client.images import ImageLike
 from regnetx_client.predictions import Prediction
@@ -21,7 +24,7 @@ from regnetx_client.protocol import (
     predictions_from,
     question_for,
 )
-from regnetx_client.retry import retried, retried_async
+from regnetx_client.retry import Pause, retried, retried_async
 
 try:
     import grpc
@@ -40,34 +43,54 @@ _OPTIONS = (
     # The defaults, 1 s and 120 s, would refuse calls long after the server has come back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # A ping in five minutes is what gRPC's servers allow by default (more is answered with ENHANCE_YOUR_CALM), and some
+    # load balancers forget a connection after 350 s of silence. This also switches TCP_USER_TIMEOUT on: a connection
+    # whose data nobody acknowledges for 20 s counts as broken, so a machine that vanished is noticed under load.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Names are resolved again when a connection ends, at the soonest after so long. gRPC's 30 s is longer than DNS
+    # keeps its answers: 5 s in Kubernetes.
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
 )
+# No retryPolicy: gRPC's would also send again what is larger than the server takes (RESOURCE_EXHAUSTED, as an overload)
+# and knows no retry-after; and two mechanisms would multiply. What gRPC itself repeats was never given to a server.
+_ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_HEALTH_CHECK = {"healthCheckConfig": {"serviceName": ""}}
+_Options = list[tuple[str, Any]]
 _FOREVER = 2**31 - 1  # milliseconds
 
 
 class GrpcClient:
-    """Asks one server over gRPC: ``Client`` with an address, ``host:port``, in place of a URL.
+    """Asks a service over gRPC: ``Client`` with an address, ``host:port``, in place of a URL.
 
-    One connection carries all calls and may be shared by threads. ``timeout`` is the call's gRPC deadline.
-    ``credentials`` (grpc.ChannelCredentials) switch TLS on; ``metadata`` goes with every call.
+    Several IP addresses (a list, or with commas), or a name with several, ``dns:///host:port``, are as many replicas.
+    gRPC spreads the calls over them in turn and, with ``check_health``, leaves out those whose health service says
+    NOT_SERVING. One connection to each carries all calls and may be shared by threads. ``timeout`` is the call's gRPC
+    deadline. ``credentials`` (grpc.ChannelCredentials) switch TLS on; ``authority`` is the name that the servers'
+    certificate must hold where the address does not say it. ``metadata`` goes with every call.
     """
 
     def __init__(
         self,
-        address: str,
+        address: Addresses,
         *,
         service: str = "regnet",
         method: str = "prediction",
         timeout: float | None = 30.0,
         connect_timeout: float | None = 5.0,
-        retries: int = 0,
+        retries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         credentials: Any = None,
+        authority: str | None = None,
+        check_health: bool = True,
     ) -> None:
-        self._address = _checked(address)
+        self._target = _target(address, credentials, authority)
         self._service, self._method = service, method
-        self._policy = Policy(timeout, retries)
+        self._failover = Failover.of(timeout, retries, several=self._target.balanced)
+        self._policy = self._failover.policy
         self._metadata = tuple((metadata or {}).items())
-        self._channel: Any = _channel(grpc, address, credentials, seconds(connect_timeout, "connect_timeout"))
+        options = _options(self._target, seconds(connect_timeout, "connect_timeout"), authority, check_health)
+        self._channel: Any = _channel(grpc, self._target, credentials, options)
         self._infer = _stub(self._channel)
         self._closed = False
 
@@ -85,11 +108,16 @@ class GrpcClient:
         request = _request(question, self._service, self._method)
         deadline = self._policy.deadline(timeout)
         metadata = (*self._metadata, (TOP_K, str(top_k)))
-        response = retried(lambda: self._call(self._infer, request, metadata, deadline), self._policy, deadline)
-        return predictions_from(_answer(response), question)
+
+        def ask() -> list[list[Prediction]]:
+            return predictions_from(_answer(self._call(self._infer, request, metadata, deadline)), question)
+
+        rows = retried(ask, _pause_with(self._failover), deadline)
+        self._failover.budget.earn()
+        return rows
 
     def is_ready(self) -> bool:
-        """Whether the server's health service says SERVING; raises BadRequest where it has none."""
+        """Whether the health service of one replica at least says SERVING; raises BadRequest where it has none."""
         deadline = self._policy.deadline(Default.TIMEOUT)
         try:
             return bool(self._call(self._channel.unary_unary(_HEALTH), b"", self._metadata, deadline) == _SERVING)
@@ -115,7 +143,7 @@ class GrpcClient:
         try:
             return stub(request, timeout=deadline.remaining(), metadata=metadata)
         except grpc.RpcError as error:
-            raise translate(error, self._address, deadline) from error
+            raise translate(error, self._target.name, deadline) from error
 
 
 class AsyncGrpcClient:
@@ -123,22 +151,25 @@ class AsyncGrpcClient:
 
     def __init__(
         self,
-        address: str,
+        address: Addresses,
         *,
         service: str = "regnet",
         method: str = "prediction",
         timeout: float | None = 30.0,
         connect_timeout: float | None = 5.0,
-        retries: int = 0,
+        retries: int | None = None,
         metadata: Mapping[str, str] | None = None,
         credentials: Any = None,
+        authority: str | None = None,
+        check_health: bool = True,
     ) -> None:
-        self._address = _checked(address)
+        self._target = _target(address, credentials, authority)
         self._service, self._method = service, method
-        self._policy = Policy(timeout, retries)
+        self._failover = Failover.of(timeout, retries, several=self._target.balanced)
+        self._policy = self._failover.policy
         self._metadata = tuple((metadata or {}).items())
         self._credentials = credentials
-        self._connect = seconds(connect_timeout, "connect_timeout")
+        self._options = _options(self._target, seconds(connect_timeout, "connect_timeout"), authority, check_health)
         self._open_channel: Any = None
         self._closed = False
 
@@ -159,8 +190,13 @@ class AsyncGrpcClient:
         deadline = self._policy.deadline(timeout)
         metadata = (*self._metadata, (TOP_K, str(top_k)))
         stub = _stub(self._channel())
-        response = await retried_async(lambda: self._call(stub, request, metadata, deadline), self._policy, deadline)
-        return predictions_from(_answer(response), question)
+
+        async def ask() -> list[list[Prediction]]:
+            return predictions_from(_answer(await self._call(stub, request, metadata, deadline)), question)
+
+        rows = await retried_async(ask, _pause_with(self._failover), deadline)
+        self._failover.budget.earn()
+        return rows
 
     async def is_ready(self) -> bool:
         """As ``GrpcClient.is_ready``."""
@@ -190,29 +226,48 @@ class AsyncGrpcClient:
         if self._closed:
             raise RuntimeError("the client has been closed")
         if self._open_channel is None:
-            self._open_channel = _channel(grpc.aio, self._address, self._credentials, self._connect)
+            self._open_channel = _channel(grpc.aio, self._target, self._credentials, self._options)
         return self._open_channel
 
     async def _call(self, stub: Any, request: Any, metadata: Any, deadline: Deadline) -> Any:
         try:
             return await stub(request, timeout=deadline.remaining(), metadata=metadata)
         except grpc.RpcError as error:
-            raise translate(error, self._address, deadline) from error
+            raise translate(error, self._target.name, deadline) from error
 
 
-def _checked(address: str) -> str:
-    if not address or "://" in address:
-        raise ValueError(f"address {address!r} is not like localhost:9993")
-    return address
+def _target(address: Addresses, credentials: Any, authority: str | None) -> Target:
+    target = target_of(address)
+    if target.first and credentials is not None and authority is None:
+        raise ValueError("credentials with several addresses need authority, the name in the servers' certificate")
+    return target
 
 
-def _channel(library: Any, address: str, credentials: Any, connect: float | None) -> Any:
+def _options(target: Target, connect: float | None, authority: str | None, check_health: bool) -> _Options:
     # This option's name hides that it is also how long an attempt to connect may last.
     limit = _FOREVER if connect is None else min(math.ceil(connect * 1000), _FOREVER)
-    options = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", limit))
+    options: _Options = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", limit)]
+    if target.balanced:
+        config = {**_ROUND_ROBIN, **(_HEALTH_CHECK if check_health else {})}
+        options.append(("grpc.service_config", json.dumps(config)))
+    if authority or target.first:
+        options.append(("grpc.default_authority", authority or target.first))
+    return options
+
+
+def _channel(library: Any, target: Target, credentials: Any, options: _Options) -> Any:
     if credentials is None:
-        return library.insecure_channel(address, options=options)
-    return library.secure_channel(address, credentials, options=options)
+        return library.insecure_channel(target.name, options=options)
+    return library.secure_channel(target.name, credentials, options=options)
+
+
+def _pause_with(failover: Failover) -> Pause:
+    """gRPC chooses the replica: after a first failure most likely another one, after that nobody can tell."""
+
+    def pause(error: RegnetError, failures: int, deadline: Deadline) -> float | None:
+        return failover.pause(error, failures, deadline, another=failures == 0)
+
+    return pause
 
 
 def _stub(channel: Any) -> Any:

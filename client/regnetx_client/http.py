@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from regnetx_client.deadline import Deadline, Default, Policy, Timeout, seconds
+from regnetx_client.balancer import Balancer, Course
+from regnetx_client.deadline import Deadline, Default, Timeout, seconds
+from regnetx_client.endpoints import Endpoint, URLs
 from regnetx_client.errors import ConnectionFailed, DeadlineExceeded, Unavailable
 from regnetx_client.http_errors import translated
 from regnetx_client.http_messages import (
     Reply,
     answer_from,
-    base_url,
     check_size,
     content_of,
     headers_for,
@@ -30,36 +32,47 @@ from regnetx_client.version import __version__
 
 # Below the 5 s after which uvicorn closes an idle connection: we never send into one that is being closed.
 _IDLE = 4.0
+# An address is reached directly: a proxy of the environment is meant for names, and would take its TLS apart.
+_DIRECTLY = {"http://": None, "https://": None}
 
 
 class Client:
-    """Asks one server over HTTP. Keeps its connections open, may be shared by threads, and is closed by ``with``.
+    """Asks a service over HTTP. Keeps its connections open, may be shared by threads, and is closed by ``with``.
 
-    ``timeout`` bounds a whole call in seconds, retries and their pauses included, and is sent to the server;
-    ``connect_timeout`` bounds reaching it. None switches either off. ``retries`` are made only where no work is
-    repeated: the connection was refused, or the server named a time (Retry-After with 429 or 503).
+    ``url`` is one URL, or a list of them for as many replicas; with ``all_addresses``, each address of a URL's host
+    name is a replica. The least busy replica is asked. ``timeout`` bounds a whole call in seconds, retries and their
+    pauses included, and is sent to the server; ``connect_timeout`` bounds reaching it. None switches either off.
+    ``retries`` (with one server 0 unless given) are made of one server only where no work is repeated: the connection
+    was refused, or the server named a time (Retry-After with 429 or 503). With several replicas (2 unless given) they
+    go to another one, also when the connection broke or no time was named.
     ``service`` and ``method`` make the path; PaddleClas' own server is called ``imagenet``. ``transport`` is httpx's
     (for TLS settings, a proxy, or a test).
     """
 
     def __init__(
         self,
-        url: str,
+        url: URLs,
         *,
+        all_addresses: bool = False,
         service: str = "regnet",
         method: str = "prediction",
         timeout: float | None = 30.0,
         connect_timeout: float | None = 5.0,
-        retries: int = 0,
+        retries: int | None = None,
         connections: int = 100,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._base = base_url(url)
-        self._url = self._base + path_of(service, method)
-        self._policy = Policy(timeout, retries)
+        self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
+        self._policy = self._balancer.policy
+        self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
-        self._http = httpx.Client(headers=_headers(headers), limits=_limits(connections), transport=transport)
+        self._http = httpx.Client(
+            headers=_headers(headers),
+            limits=_limits(connections),
+            transport=transport,
+            mounts=_DIRECTLY if all_addresses else None,
+        )
 
     def classify(self, image: ImageLike, top_k: int = 1, *, timeout: Timeout = Default.TIMEOUT) -> list[Prediction]:
         """The best ``top_k`` predictions, best first. A server that does not know top-k gives one.
@@ -76,18 +89,17 @@ class Client:
         if not question.keys:
             return []
         deadline = self._policy.deadline(timeout)
-        content = content_of(question)
-        reply = retried(lambda: self._ask(question, content, deadline), self._policy, deadline)
-        return predictions_from(answer_from(reply), question)
+        content, course = content_of(question), self._balancer.course()
+        return retried(lambda: self._ask(question, content, course, deadline), course.pause, deadline)
 
     def is_ready(self) -> bool:
-        """Whether the server says that it can classify now; raises BadRequest where it has no ``/readyz``."""
+        """Whether one replica at least says that it can classify now; raises BadRequest where it has no ``/readyz``."""
         deadline = self._policy.deadline(Default.TIMEOUT)
         try:
-            raise_for(self._exchange(self._http.build_request("GET", f"{self._base}/readyz"), deadline))
-        except (ConnectionFailed, DeadlineExceeded, Unavailable):
+            self._find(deadline)
+            return any(self._says_ready(endpoint, deadline) for endpoint in self._balancer.endpoints())
+        except (ConnectionFailed, DeadlineExceeded):
             return False
-        return True
 
     def close(self) -> None:
         """Closes the connections; a closed client raises RuntimeError."""
@@ -101,16 +113,31 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, question: Question, content: bytes, deadline: Deadline) -> Reply:
+    def _ask(self, question: Question, content: bytes, course: Course, deadline: Deadline) -> list[list[Prediction]]:
+        self._find(deadline)
         headers = headers_for(question, deadline.remaining())
-        reply = self._exchange(self._http.build_request("POST", self._url, content=content, headers=headers), deadline)
-        raise_for(reply)
-        return reply
+        with course.endpoint() as endpoint:
+            request = _post(self._http, endpoint, self._path, content, headers)
+            return predictions_from(answer_from(self._exchange(request, endpoint, deadline)), question)
 
-    def _exchange(self, request: httpx.Request, deadline: Deadline) -> Reply:
+    def _find(self, deadline: Deadline) -> None:
+        """Waits until an address is known, where that has to be looked for."""
+        running = self._balancer.refresh()
+        if running is not None:
+            concurrent.futures.wait([running], timeout=_soonest(deadline.left(), self._connect))
+        self._balancer.endpoints()
+
+    def _says_ready(self, endpoint: Endpoint, deadline: Deadline) -> bool:
+        try:
+            raise_for(self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline))
+        except (ConnectionFailed, Unavailable):
+            return False
+        return True
+
+    def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline) -> Reply:
         _hold_to(deadline, self._connect, request)
         body = bytearray()
-        with translated(self._base, deadline):
+        with translated(str(endpoint), deadline):
             response = self._http.send(request, stream=True)
             try:
                 for chunk in response.iter_bytes():
@@ -127,22 +154,28 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str,
+        url: URLs,
         *,
+        all_addresses: bool = False,
         service: str = "regnet",
         method: str = "prediction",
         timeout: float | None = 30.0,
         connect_timeout: float | None = 5.0,
-        retries: int = 0,
+        retries: int | None = None,
         connections: int = 100,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._base = base_url(url)
-        self._url = self._base + path_of(service, method)
-        self._policy = Policy(timeout, retries)
+        self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
+        self._policy = self._balancer.policy
+        self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
-        self._http = httpx.AsyncClient(headers=_headers(headers), limits=_limits(connections), transport=transport)
+        self._http = httpx.AsyncClient(
+            headers=_headers(headers),
+            limits=_limits(connections),
+            transport=transport,
+            mounts=_DIRECTLY if all_addresses else None,
+        )
 
     async def classify(
         self, image: ImageLike, top_k: int = 1, *, timeout: Timeout = Default.TIMEOUT
@@ -157,18 +190,20 @@ class AsyncClient:
         question, content = await asyncio.to_thread(_prepared, images, top_k)
         if not question.keys:
             return []
-        deadline = self._policy.deadline(timeout)
-        reply = await retried_async(lambda: self._ask(question, content, deadline), self._policy, deadline)
-        return predictions_from(answer_from(reply), question)
+        deadline, course = self._policy.deadline(timeout), self._balancer.course()
+        return await retried_async(lambda: self._ask(question, content, course, deadline), course.pause, deadline)
 
     async def is_ready(self) -> bool:
         """As ``Client.is_ready``."""
         deadline = self._policy.deadline(Default.TIMEOUT)
         try:
-            raise_for(await self._exchange(self._http.build_request("GET", f"{self._base}/readyz"), deadline))
-        except (ConnectionFailed, DeadlineExceeded, Unavailable):
-            return False
-        return True
+            await self._find(deadline)
+            for endpoint in self._balancer.endpoints():
+                if await self._says_ready(endpoint, deadline):
+                    return True
+        except (ConnectionFailed, DeadlineExceeded):
+            pass
+        return False
 
     async def close(self) -> None:
         """As ``Client.close``."""
@@ -182,17 +217,36 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(self, question: Question, content: bytes, deadline: Deadline) -> Reply:
+    async def _ask(
+        self, question: Question, content: bytes, course: Course, deadline: Deadline
+    ) -> list[list[Prediction]]:
+        await self._find(deadline)
         headers = headers_for(question, deadline.remaining())
-        request = self._http.build_request("POST", self._url, content=content, headers=headers)
-        reply = await self._exchange(request, deadline)
-        raise_for(reply)
-        return reply
+        with course.endpoint() as endpoint:
+            request = _post(self._http, endpoint, self._path, content, headers)
+            return predictions_from(answer_from(await self._exchange(request, endpoint, deadline)), question)
 
-    async def _exchange(self, request: httpx.Request, deadline: Deadline) -> Reply:
+    async def _find(self, deadline: Deadline) -> None:
+        running = self._balancer.refresh()
+        if running is not None:
+            waiting = asyncio.wrap_future(running)
+            try:
+                await asyncio.wait([waiting], timeout=_soonest(deadline.left(), self._connect))
+            finally:
+                waiting.cancel()  # or it would call into a loop that may have been closed by then
+        self._balancer.endpoints()
+
+    async def _says_ready(self, endpoint: Endpoint, deadline: Deadline) -> bool:
+        try:
+            raise_for(await self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline))
+        except (ConnectionFailed, Unavailable):
+            return False
+        return True
+
+    async def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline) -> Reply:
         left = deadline.remaining()
         request.extensions["timeout"] = _steps(left, self._connect)
-        with translated(self._base, deadline):
+        with translated(str(endpoint), deadline):
             return await asyncio.wait_for(self._read(request), left)
 
     async def _read(self, request: httpx.Request) -> Reply:
@@ -212,6 +266,17 @@ def _prepared(images: Iterable[ImageLike], top_k: int) -> tuple[Question, bytes]
     return question, content_of(question)
 
 
+def _post(
+    http: httpx.Client | httpx.AsyncClient, endpoint: Endpoint, path: str, content: bytes, headers: dict[str, str]
+) -> httpx.Request:
+    headers, extensions = {**headers, **endpoint.headers}, endpoint.extensions
+    return http.build_request("POST", endpoint.url + path, content=content, headers=headers, extensions=extensions)
+
+
+def _get(http: httpx.Client | httpx.AsyncClient, endpoint: Endpoint, path: str) -> httpx.Request:
+    return http.build_request("GET", endpoint.url + path, headers=endpoint.headers, extensions=endpoint.extensions)
+
+
 def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
     return {"user-agent": f"regnetx-client/{__version__}", **(given or {})}
 
@@ -222,8 +287,11 @@ def _limits(connections: int) -> httpx.Limits:
 
 def _steps(left: float | None, connect: float | None) -> dict[str, float | None]:
     """httpx's limits of the single steps when so many seconds are left of the whole."""
-    soonest = [limit for limit in (left, connect) if limit is not None]
-    return {"connect": min(soonest, default=None), "read": left, "write": left, "pool": left}
+    return {"connect": _soonest(left, connect), "read": left, "write": left, "pool": left}
+
+
+def _soonest(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _hold_to(deadline: Deadline, connect: float | None, request: httpx.Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,9 @@ def translated(url: str, deadline: Deadline) -> Iterator[None]:
         raise deadline.exceeded() from error
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
         raise translate(error, url, deadline) from error
+    # Early versions of httpx let a certificate that does not fit through as it is.
+    except ssl.SSLError as error:
+        raise ConnectionFailed(f"{url}: {error}") from error
 
 
 def translate(error: Exception, url: str, deadline: Deadline) -> RegnetError:

@@ -7,27 +7,69 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from service.contract.encoded_image import EncodedImage, file_of, named
 from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError
 from service.native.dispatch import Dispatcher
+from service.native.metric_block import Block, Counter, Histogram
+from service.native.metrics import IMAGES, STAGE_SECONDS, Format, Stage
 from service.ops.decode import Limits, decode
 from service.ops.label import Prediction, rank
 from service.ops.model import Model
 from service.ops.preprocess import preprocess
 
 BASE64_SLACK = 1.05  # line breaks are no bytes of the image; what is left is checked again once it is decoded
+# Enough to tell the formats apart once a file has been decoded.
+FIRST_BYTES = {
+    0xFF: Format.JPEG,
+    0x89: Format.PNG,
+    ord("R"): Format.WEBP,
+    ord("B"): Format.BMP,
+    ord("G"): Format.GIF,
+}
+
+
+class Written(NamedTuple):
+    """What a decode thread tells of an image that is in its slot. Times are seconds of ``time.perf_counter``."""
+
+    format: Format
+    begun: float
+    decoded: float
+    ended: float
+
+
+class ImageMeter:
+    """The metrics of images. Only the event loop writes them: two threads that add to one cell lose counts."""
+
+    def __init__(self, block: Block) -> None:
+        self._stages = {stage: Histogram(block, STAGE_SECONDS, stage) for stage in Stage}
+        self._images = {format_: Counter(block, IMAGES, format_) for format_ in Format}
+
+    def written(self, written: Written, handed_over: float) -> None:
+        """An image is in its slot; it was handed to the decode threads at ``handed_over``."""
+        self._images[written.format].add()
+        self._stages[Stage.QUEUE].observe(written.begun - handed_over)
+        self._stages[Stage.DECODE].observe(written.decoded - written.begun)
+        self._stages[Stage.PREPROCESS].observe(written.ended - written.decoded)
+
+    def labelled(self, seconds: float) -> None:
+        """The scores of a request have become labels."""
+        self._stages[Stage.LABEL].observe(seconds)
 
 
 class Classifier:
     """Owns the decode threads. A request ends when it is answered; each of its slots when its last user is done."""
 
-    def __init__(self, dispatcher: Dispatcher, model: Model, *, limits: Limits, threads: int, timeout: float) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, model: Model, meter: ImageMeter, *, limits: Limits, threads: int, timeout: float
+    ) -> None:
         """``timeout``: seconds from a request's arrival until OpTimeoutError."""
         self._dispatcher = dispatcher
         self._model = model
+        self._meter = meter
         self._limits = limits
         self._timeout = timeout
         self._answers: set[asyncio.Future[None]] = set()
@@ -45,7 +87,10 @@ class Classifier:
         if deadline is not None and deadline < due:
             due, late = deadline, DeadlineExceededError("context deadline exceeded")
         rows = await self._scores(images, due, late)
-        return [rank(row, self._model.labels, top_k) for row in rows]
+        began = time.perf_counter()
+        predictions = [rank(row, self._model.labels, top_k) for row in rows]
+        self._meter.labelled(time.perf_counter() - began)
+        return predictions
 
     def cut(self) -> None:
         """Answer everything that is still in flight with DrainingError: the time to finish it is over."""
@@ -76,20 +121,26 @@ class Classifier:
     async def _image(self, slot: int, image: EncodedImage, *, is_one_of_many: bool) -> np.ndarray:
         try:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._pool, self._write, slot, image)
+            handed_over = time.perf_counter()
+            self._meter.written(await loop.run_in_executor(self._pool, self._write, slot, image), handed_over)
             return await self._dispatcher.scores(slot)
         except ImageError as error:
             raise named(error, image, is_one_of_many=is_one_of_many) from None
         finally:
             self._dispatcher.release(slot)
 
-    def _write(self, slot: int, image: EncodedImage) -> None:
+    def _write(self, slot: int, image: EncodedImage) -> Written:
         """In a decode thread: bytes -> the slot's input. Raises TimeoutError when nobody waits for it any more."""
         if self._dispatcher.deadline(slot) <= time.monotonic():
             raise TimeoutError
         if image.size_bound > self._limits.max_bytes * BASE64_SLACK + 64:
             raise ImageError(f"{image.size_bound} bytes, at most {self._limits.max_bytes} accepted")
-        preprocess(decode(file_of(image), self._limits), self._model, self._dispatcher.input(slot))
+        begun = time.perf_counter()
+        file = file_of(image)
+        pixels = decode(file, self._limits)
+        decoded = time.perf_counter()
+        preprocess(pixels, self._model, self._dispatcher.input(slot))
+        return Written(FIRST_BYTES[file[0]], begun, decoded, time.perf_counter())
 
     def close(self) -> None:
         """Wait for the threads; nothing new may come."""
@@ -101,8 +152,10 @@ def _all_or_first_error(tasks: Sequence["asyncio.Task[np.ndarray]"]) -> "asyncio
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     finished = 0  # tasks before this one have succeeded
 
-    def collect(_: "asyncio.Task[np.ndarray]") -> None:
+    def collect(ended: "asyncio.Task[np.ndarray]") -> None:
         nonlocal finished
+        if not ended.cancelled():
+            ended.exception()  # looked at even where the request has its answer: asyncio logs what nobody looks at
         while finished < len(tasks) and tasks[finished].done() and not answer.done():
             task = tasks[finished]
             error = asyncio.CancelledError() if task.cancelled() else task.exception()

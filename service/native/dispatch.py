@@ -14,7 +14,9 @@ import numpy as np
 
 from service.errors import EngineError, OverloadedError, RpcPackageError, UnavailableError
 from service.native.engine_link import EngineLink
-from service.native.slots import ABANDONED, SlotMemory
+from service.native.metric_block import Block, Gauge
+from service.native.metrics import SLOTS_IN_USE, SUBMITTED_IMAGES
+from service.native.slots import ABANDONED, UNCOUNTED, SlotMemory
 from service.native.wire import Status
 
 SUBMISSIONS = 2  # an image whose batch has killed two engines is not tried on a third
@@ -34,8 +36,11 @@ class Submission:
 class Dispatcher:
     """The slots of one frontend and its links to all engines. Lives on the event loop; nothing here blocks."""
 
-    def __init__(self, memory: SlotMemory, links: Sequence[EngineLink], *, patience: float = 10.0) -> None:
-        """``patience``: seconds without any engine during which requests are still taken, to wait for the next one."""
+    def __init__(
+        self, memory: SlotMemory, links: Sequence[EngineLink], block: Block, *, patience: float = 10.0
+    ) -> None:
+        """``block``: where the slots in use are counted; ``patience``: seconds without any engine during which requests
+        are still taken, to wait for the next one."""
         self._patience = patience
         self._down_since = time.monotonic()
         self._memory = memory
@@ -45,7 +50,9 @@ class Dispatcher:
         self._submissions: dict[int, Submission] = {}
         self._homeless: deque[Submission] = deque()
         self._ticket = 0
-        self.up = asyncio.Event()
+        self._slots_in_use = Gauge(block, SLOTS_IN_USE)
+        self._submitted = Gauge(block, SUBMITTED_IMAGES)
+        self.changed = asyncio.Event()  # an engine came up or was lost; whoever heard it clears it
         self.down = asyncio.Event()
         self.down.set()
         for link in links:
@@ -62,6 +69,11 @@ class Dispatcher:
         """Slots that are taken."""
         return self.capacity - len(self._free)
 
+    @property
+    def connected(self) -> list[bool]:
+        """Of each engine, by instance, whether it has warmed up and is connected."""
+        return [link.is_up for link in self._links]
+
     def acquire(self, count: int, deadline: float) -> list[int]:
         """``count`` slots for one request, all or none. ``deadline`` in seconds of the monotonic clock.
 
@@ -75,14 +87,14 @@ class Dispatcher:
         if count > len(self._free):
             raise OverloadedError(f"all {self.capacity} slots are taken, try again later")
         slots = [self._free.pop() for _ in range(count)]
-        self._memory.taken[0] = self.in_use
+        self._publish_use()
         self._memory.deadlines[slots] = deadline
         return slots
 
     def release(self, slot: int) -> None:
         """Give a slot back; no thread and no engine may still look at it."""
         self._free.append(slot)
-        self._memory.taken[0] = self.in_use
+        self._publish_use()
 
     def abandon(self, slots: Sequence[int]) -> None:
         """Nobody waits for these any more: the engine passes them over if it has not begun."""
@@ -97,16 +109,33 @@ class Dispatcher:
         """The deadline of a slot, or ABANDONED."""
         return float(self._memory.deadlines[slot])
 
+    async def prove(self, slot: int) -> None:
+        """Send a slot the whole way, in which nobody has written, for the way itself. Raises as ``scores``."""
+        self._memory.submitted[slot] = UNCOUNTED
+        await self._submit(slot)
+
     async def scores(self, slot: int) -> np.ndarray:
         """Submit a written slot; its scores (classes,) float32 when an engine has answered.
 
         Raises EngineError if the engine failed, TimeoutError if the slot's deadline passed before it was run.
         """
+        self._memory.submitted[slot] = time.monotonic()
+        self._submitted.add(1)
+        try:
+            await self._submit(slot)
+        finally:
+            self._submitted.add(-1)
+        row: np.ndarray = self._memory.scores[slot].copy()
+        return row
+
+    async def _submit(self, slot: int) -> None:
         submission = Submission(slot, asyncio.get_running_loop().create_future())
         self._send(submission)
         await submission.done
-        row: np.ndarray = self._memory.scores[slot].copy()
-        return row
+
+    def _publish_use(self) -> None:
+        self._memory.taken[0] = self.in_use
+        self._slots_in_use.set(self.in_use)
 
     def _send(self, submission: Submission) -> None:
         up = [link for link in self._links if link.is_up]
@@ -137,14 +166,13 @@ class Dispatcher:
 
     def _changed(self, link: EngineLink) -> None:
         """An engine came up, or was lost with everything it had been sent."""
+        self.changed.set()
         if link.is_up:
-            self.up.set()
             self.down.clear()
             for _ in range(len(self._homeless)):
                 self._send(self._homeless.popleft())
             return
         if not any(other.is_up for other in self._links):
-            self.up.clear()
             self.down.set()
             self._down_since = time.monotonic()
         for submission in [one for one in self._submissions.values() if one.link is link]:

@@ -16,15 +16,19 @@ import uvloop
 from service.config import Config
 from service.errors import ConfigError, EngineError, StartupError
 from service.native.child import Control, become_child
-from service.native.classify import Classifier
+from service.native.classify import Classifier, ImageMeter
 from service.native.dispatch import Dispatcher
 from service.native.engine_link import EngineLink
 from service.native.grpc_api import GrpcApi
 from service.native.health import Health
 from service.native.http_api import HttpApi
-from service.native.http_protocol import HttpProtocol
+from service.native.http_protocol import aging
 from service.native.inference import Inference
+from service.native.metric_block import Block
+from service.native.metrics import Door
+from service.native.request_meter import RequestMeter
 from service.native.slots import SlotLayout, SlotMemory
+from service.native.vitals import BEAT_SECONDS, Readiness, Vitals
 from service.ops.decode import Limits
 from service.ops.model import Model, load_model
 
@@ -54,12 +58,15 @@ class Frontend:
         layout = SlotLayout(config.slots, model.height, model.width, model.classes)
         memory = SlotMemory.create(layout)
         self._links = [EngineLink(bytes.fromhex(address), memory) for address in order["engines"]]
-        self._dispatcher = Dispatcher(memory, self._links)
-        self._health = Health(self._dispatcher)
+        self._block = Block(order["block"], writable=True)
+        self._vitals = Vitals(self._block)
+        self._dispatcher = Dispatcher(memory, self._links, self._block)
+        self._health = Health(self._dispatcher, [Vitals(Block(block)) for block in order["engine_blocks"]])
         limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
         self._classifier = Classifier(
-            self._dispatcher, model, limits=limits, threads=config.decode_threads, timeout=config.timeout
-        )
+            self._dispatcher, model, ImageMeter(self._block),
+            limits=limits, threads=config.decode_threads, timeout=config.timeout,
+        )  # fmt: skip
         self._inference = Inference(
             self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
         )
@@ -77,7 +84,8 @@ class Frontend:
             serve = self._http.serve([self._http_socket]) if self._http and self._http_socket else None
             http = group.create_task(serve) if serve else None
             lives = [group.create_task(link.run()) for link in self._links]
-            lives.append(group.create_task(self._watch(control, grpc_api, proof)))
+            lives.append(group.create_task(self._prove(control, proof)))
+            lives.append(group.create_task(self._pulse(grpc_api)))
             await _hear_drain(control)
             await self._drain(grpc_api, http)
             for life in lives:
@@ -86,37 +94,48 @@ class Frontend:
     async def _open_rpc(self) -> GrpcApi | None:
         if self._rpc is None:
             return None
-        api = GrpcApi(self._inference, max_message_bytes=self._config.native.max_body_bytes)
+        native = self._config.native
+        api = GrpcApi(
+            self._inference, RequestMeter(self._block, Door.GRPC), max_message_bytes=native.max_body_bytes,
+            max_age=native.max_connection_age_ms / 1000, grace=self._config.timeout + CUT_SECONDS,
+        )  # fmt: skip
         try:
             await api.start(self._rpc)
         except RuntimeError:
             raise ConfigError(f"rpc_port: gRPC cannot listen on {self._rpc}") from None
         return api
 
-    async def _watch(self, control: Control, grpc_api: GrpcApi | None, proof: int) -> None:
-        """Prove the way through an engine, then keep gRPC health equal to ours."""
-        await self._prove(proof)
-        control.send({"ready": True})
-        while grpc_api:
-            await self._dispatcher.up.wait()
-            await grpc_api.set_serving(self._health.is_ready)
-            await self._dispatcher.down.wait()
-            await grpc_api.set_serving(False)
+    async def _pulse(self, grpc_api: GrpcApi | None) -> None:
+        """Say that the loop turns and whether we are ready, at every change and twice a second."""
+        changed = self._dispatcher.changed
+        while True:
+            changed.clear()
+            self._vitals.beat()
+            self._vitals.state = state = self._health.state
+            if grpc_api:
+                await grpc_api.set_serving(state is Readiness.READY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), BEAT_SECONDS)
 
-    async def _prove(self, slot: int) -> None:
+    async def _prove(self, control: Control, slot: int) -> None:
         """Send one empty image the whole way, and again while engines are lost over it."""
         while not self._health.proved:
             try:
-                await self._dispatcher.scores(slot)
+                await self._dispatcher.prove(slot)
                 self._health.proved = True
             except EngineError as error:
                 log.error("not ready: %s", error)
                 await asyncio.sleep(PROOF_PAUSE_SECONDS)
         self._dispatcher.release(slot)
+        self._dispatcher.changed.set()
+        self._vitals.beat()
+        self._vitals.state = self._health.state
+        control.send({"ready": True})
 
     async def _drain(self, grpc_api: GrpcApi | None, http: "asyncio.Task[None] | None") -> None:
         native = self._config.native
         self._health.draining = True
+        self._dispatcher.changed.set()
         if grpc_api:
             await grpc_api.set_serving(False)
         await asyncio.sleep(native.drain_delay_ms / 1000)
@@ -128,12 +147,14 @@ class Frontend:
         await asyncio.gather(*waits, *([http] if http else []))
 
     def _http_server(self) -> HttpServer:
-        api = HttpApi(self._inference, self._health, max_body_bytes=self._config.native.max_body_bytes)
+        native = self._config.native
+        meter = RequestMeter(self._block, Door.HTTP)
+        api = HttpApi(self._inference, self._health, meter, max_body_bytes=native.max_body_bytes)
         return HttpServer(
             uvicorn.Config(
-                api, http=HttpProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
-                server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=math.ceil(self._config.native.drain_timeout_ms / 1000) + CUT_SECONDS,
+                api, http=aging(native.max_connection_age_ms / 1000), ws="none", lifespan="off", log_config=None,
+                access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=math.ceil(native.drain_timeout_ms / 1000) + CUT_SECONDS,
             )
         )  # fmt: skip
 

@@ -15,6 +15,8 @@ from service.contract.gateway import status_of
 from service.contract.top_k import top_k_of
 from service.errors import OverloadedError, ServiceError, UnavailableError
 from service.native.inference import Inference
+from service.native.metrics import Outcome
+from service.native.request_meter import Exchange, RequestMeter
 
 SERVICE = wire.DESCRIPTOR.services_by_name["PipelineService"].full_name
 STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
@@ -26,13 +28,23 @@ OPTIONS = [("grpc.so_reuseport", 1), ("grpc.max_send_message_length", -1)]
 class GrpcApi:
     """One gRPC server on one address; health follows what ``set_serving`` was told last."""
 
-    def __init__(self, inference: Inference, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, inference: Inference, meter: RequestMeter, *, max_message_bytes: int, max_age: float, grace: float
+    ) -> None:
+        """``max_age``: seconds until a connection is told to go, 0 for never; ``grace``: seconds for its calls then."""
         self._inference = inference
+        self._meter = meter
         self._health = health.aio.HealthServicer()
+        self._serving: bool | None = None
+        self._telling = asyncio.Lock()
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._server = grpc.aio.server(options=[*OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)])
+        options = [*OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
+        if max_age:
+            options.append(("grpc.max_connection_age_ms", round(max_age * 1000)))
+            options.append(("grpc.max_connection_age_grace_ms", round(grace * 1000)))
+        self._server = grpc.aio.server(options=options)
         # The message is parsed in the handler, so that garbage gets stock's own answer.
         method = grpc.unary_unary_rpc_method_handler(
             self._counted, request_deserializer=None, response_serializer=wire.Response.SerializeToString
@@ -50,8 +62,11 @@ class GrpcApi:
     async def set_serving(self, serving: bool) -> None:
         """What Check answers and Watch tells, for the server and for the pipeline service."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
+        async with self._telling:
+            if serving is not self._serving:
+                self._serving = serving
+                for service in ("", SERVICE):
+                    await self._health.set(service, status)
 
     async def stop(self, grace: float) -> None:
         """No new calls; those in flight have ``grace`` seconds. Watchers of health never end: nobody waits for them."""
@@ -73,23 +88,31 @@ class GrpcApi:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await self._infer(packet, context)
+            with self._meter.request() as exchange:
+                return await self._infer(packet, context, exchange)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
 
-    async def _infer(self, packet: bytes, context: Any) -> wire.Response:
+    async def _infer(self, packet: bytes, context: Any, exchange: Exchange) -> wire.Response:
         try:
             request = wire.Request.FromString(packet)
+            exchange.has_been_read()
         except DecodeError:
+            exchange.outcome = Outcome.BAD_REQUEST
             await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
             top_k = top_k_of(_metadata(context, "x-top-k"), self._inference.classes)
-            return to_message(await self._inference.answer(request, top_k=top_k, deadline=deadline))
+            return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline))
+        except asyncio.CancelledError:
+            is_late = deadline is not None and deadline <= time.monotonic()
+            exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT
+            raise
         except ServiceError as error:
+            exchange.failed(error)
             code, message = status_of(error)
             if isinstance(error, OverloadedError | UnavailableError):
                 context.set_trailing_metadata(RETRY_AFTER)

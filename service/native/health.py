@@ -1,26 +1,29 @@
 """Whether this frontend is alive, and whether it is ready for requests."""
 
+from collections.abc import Sequence
+
 from service.native.dispatch import Dispatcher
+from service.native.vitals import Readiness, Vitals
 
 
 class Health:
-    """Ready: an image has been through an engine, one is connected now, and nobody has asked us to stop."""
+    """Ready: an image has been through an engine, one is connected and not stuck, and nobody has asked us to stop."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, engines: Sequence[Vitals]) -> None:
+        """``engines``: of each engine by instance, as the dispatcher has them."""
         self._dispatcher = dispatcher
+        self._engines = engines
         self.proved = False
         self.draining = False
 
     @property
-    def is_ready(self) -> bool:
-        """Whether new requests should be sent here."""
-        return self.proved and not self.draining and self._dispatcher.up.is_set()
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ready, in words for an operator."""
+    def state(self) -> Readiness:
+        """Ready, or what is missing."""
+        connected = [vitals for vitals, is_up in zip(self._engines, self._dispatcher.connected, strict=True) if is_up]
         if self.draining:
-            return "draining"
-        if not self._dispatcher.up.is_set():
-            return "no engine is connected"
-        return "ready" if self.proved else "no image has been through the engine yet"
+            return Readiness.DRAINING
+        if not connected:
+            return Readiness.NO_ENGINE
+        if all(vitals.trouble() for vitals in connected):
+            return Readiness.STUCK
+        return Readiness.READY if self.proved else Readiness.UNPROVED

@@ -18,6 +18,9 @@ from service.contract.top_k import top_k_of_http
 from service.errors import DrainingError, RequestTooLargeError, ServiceError
 from service.native.health import Health
 from service.native.inference import Inference
+from service.native.metrics import Outcome
+from service.native.request_meter import Exchange, RequestMeter
+from service.native.vitals import Readiness
 
 log = logging.getLogger("regnetx.http")
 
@@ -39,39 +42,56 @@ class CallerLeft(Exception):
 class HttpApi:
     """One request in, one answer out; whatever goes wrong becomes the answer that the contract has for it."""
 
-    def __init__(self, inference: Inference, health: Health, *, max_body_bytes: int) -> None:
+    def __init__(self, inference: Inference, health: Health, meter: RequestMeter, *, max_body_bytes: int) -> None:
         self._inference = inference
         self._health = health
+        self._meter = meter
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
         if scope["type"] != "http":
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
-        try:
-            answer = self._health_of(scope) or await self._answer(scope, receive)
-        except CallerLeft:
+        answer = self._health_of(scope)
+        if answer is not None:
+            await _send(answer, scope, send)
             return
+        with self._meter.request() as exchange:
+            answer = await self._answer_of(scope, receive, exchange)
+            if answer is not None:
+                await _send(answer, scope, send)
+
+    async def _answer_of(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
+        """The answer, whatever happens; None where nobody is there to hear one."""
+        try:
+            return await self._answer(scope, receive, exchange)
+        except CallerLeft:
+            exchange.outcome = Outcome.CALLER_LEFT
+            return None
         except asyncio.CancelledError:
-            answer = error_answer(DrainingError(), 0, "")  # the body was still on its way when draining had to end
-        except ServiceError as error:
-            answer = gateway.failure(error)
-        except Exception as error:
+            error: Exception = DrainingError()  # the body was still on its way when draining had to end
+            answer = error_answer(DrainingError(), 0, "")
+        except ServiceError as refusal:
+            error, answer = refusal, gateway.failure(refusal)
+        except Exception as unexpected:
             log.exception("a request failed in a way that nobody thought of")
-            answer = gateway.failure(error)
-        await _send(answer, scope, send)
+            error, answer = unexpected, gateway.failure(unexpected)
+        exchange.failed(error)
+        return answer
 
     def _health_of(self, scope: Scope) -> Answer | None:
         if scope["path"] not in ("/healthz", "/readyz") or scope["method"] not in ("GET", "HEAD"):
             return None
         if scope["path"] == "/healthz":
             return Answer(200, HEALTH_HEADERS, b"ok\n")
-        return Answer(200 if self._health.is_ready else 503, HEALTH_HEADERS, f"{self._health.reason}\n".encode())
+        state = self._health.state
+        return Answer(200 if state is Readiness.READY else 503, HEALTH_HEADERS, f"{state.words}\n".encode())
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer:
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         route = gateway.route(scope["method"], target)
         if isinstance(route, Answer):
+            exchange.refused(route.status)
             return route
         headers = dict(scope["headers"])
         try:
@@ -81,16 +101,17 @@ class HttpApi:
                 await _discard(receive)
             raise
         with _while_connected(receive):
-            return await self._infer(route, headers, body)
+            return await self._infer(route, headers, body, exchange)
 
-    async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes) -> Answer:
+    async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange) -> Answer:
         timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
         deadline = None if timeout is None else time.monotonic() + timeout
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
         # A large body can be built to take long; the loop has others to hear meanwhile.
         large = len(body) > LARGE_BODY_BYTES
         request = await asyncio.to_thread(parse_body, body, route) if large else parse_body(body, route)
-        response = await self._inference.answer(request, top_k=top_k, deadline=deadline)
+        exchange.has_been_read()
+        response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline)
         return gateway.success(render(response))
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

@@ -7,6 +7,7 @@ from service.contract.request import AnyRequest
 from service.contract.unpack import unpack
 from service.errors import EngineError, ServiceError
 from service.native.classify import Classifier
+from service.native.request_meter import Exchange
 
 log = logging.getLogger("regnetx.inference")
 
@@ -21,8 +22,12 @@ class Inference:
         self._op = op
         self.classes = classes
 
-    async def answer(self, request: AnyRequest, *, top_k: int | None, deadline: float | None) -> PipelineResponse:
+    async def answer(
+        self, request: AnyRequest, exchange: Exchange, *, top_k: int | None, deadline: float | None
+    ) -> PipelineResponse:
         """The response to one request. ``deadline``: the caller's, in seconds of the monotonic clock.
+
+        ``exchange`` is told of failures that are answered in band.
 
         Raises the ServiceErrors that are told at the door: overload, the caller's deadline, no engine.
         """
@@ -33,7 +38,9 @@ class Inference:
         except ServiceError as error:
             if error.err_no is None:
                 raise
+            exchange.failed(error)
             return in_band(error, request.logid, self._op)
-        except Exception:
+        except Exception as error:
             log.exception("a request failed in a way that nobody thought of")
+            exchange.failed(error)
             return in_band(EngineError("internal error"), request.logid, self._op)

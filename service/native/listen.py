@@ -6,12 +6,12 @@ from typing import Any
 from service.errors import ConfigError
 
 
-def bind(host: str, port: int, key: str) -> socket.socket:
+def bind(host: str, port: int, key: str, host_key: str = "native.host") -> socket.socket:
     """A listening socket that all frontends share; connections of one that dies are taken by the others.
 
-    Raises ConfigError naming ``key`` when the address cannot be had.
+    Raises ConfigError naming ``key``, or ``host_key``, when the address cannot be had.
     """
-    listener, address = _socket(host, port)
+    listener, address = _socket(host, port, host_key)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -30,7 +30,7 @@ def reserve(host: str, port: int, key: str) -> socket.socket:
     """
     with bind(host, port, key) as probe:
         port = probe.getsockname()[1]
-    holder, address = _socket(host, port)
+    holder, address = _socket(host, port, "native.host")
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind(address)
@@ -54,14 +54,14 @@ def engine_listener() -> socket.socket:
     return listener
 
 
-def _socket(host: str, port: int) -> tuple[socket.socket, Any]:
+def _socket(host: str, port: int, host_key: str) -> tuple[socket.socket, Any]:
     """A socket of the host's family, and the address to bind it to."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.socket(family, socket.SOCK_STREAM), address
     except (OSError, ValueError) as error:  # ValueError: of the name's encoding
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise ConfigError(f"native.host: {host!r} is not an address of this machine: {reason}") from None
+        raise ConfigError(f"{host_key}: {host!r} is not an address of this machine: {reason}") from None
 
 
 def _cannot_listen(host: str, port: int, key: str, error: OSError) -> ConfigError:

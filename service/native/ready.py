@@ -1,4 +1,4 @@
-"""What the service says once, when it answers requests: where it is and a request to paste."""
+"""What the service says on standard output: where its doors are and a request to paste."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,23 @@ SAMPLES = Path(__file__).parents[2] / "serving_models/bundled/digits/samples"
 
 def announce(config: Config, model: Model, http_port: int | None, rpc_port: int | None) -> None:
     """Print the ready line and, where there is an HTTP door, a ``curl`` command."""
-    url = f"http://{_host(config)}:{http_port}/{config.service_name}/prediction"
+    host = _reachable(config.native.host)
+    url = f"http://{host}:{http_port}/{config.service_name}/prediction"
     doors = [f"POST {url}"] if http_port else []
-    doors += [f"gRPC {_host(config)}:{rpc_port}"] if rpc_port else []
+    doors += [f"gRPC {host}:{rpc_port}"] if rpc_port else []
     print(f"ready: {model.name} ({model.architecture}, {model.classes} classes) at {' and '.join(doors)}", flush=True)
     if http_port:
         print(f"try: {_curl(url, _sample(model))}", flush=True)
 
 
-def _host(config: Config) -> str:
+def announce_admin(config: Config, port: int) -> None:
+    """Print where metrics and health are, which is before anything is loaded."""
+    print(f"admin: http://{_reachable(config.admin_host)}:{port} has /metrics, /healthz and /readyz", flush=True)
+
+
+def _reachable(host: str) -> str:
     """An address that a client on this machine can use."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.native.host, config.native.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 

@@ -5,6 +5,7 @@ kernel frees it with the last process that maps it, however that process ends.
 
     taken       (1,) int64                    slots that belong to a request now: how busy this frontend is
     deadlines   (slots,) float64              seconds of CLOCK_MONOTONIC; the engine skips a slot whose time has passed
+    submitted   (slots,) float64              seconds of CLOCK_MONOTONIC; since when it waits for an engine
     inputs      (slots, 3, height, width) float32
     scores      (slots, classes) float32
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ABANDONED = 0.0  # a deadline that has passed at any time: nobody waits for this slot any more
+UNCOUNTED = 0.0  # a time of submission: an image of the frontend itself, which no metric counts
 CACHE_LINE = 64
 
 
@@ -34,9 +36,14 @@ class SlotLayout:
         return CACHE_LINE
 
     @property
+    def submitted_at(self) -> int:
+        """Byte offset of the times of submission."""
+        return self.deadlines_at + _aligned(self.slots * 8)
+
+    @property
     def inputs_at(self) -> int:
         """Byte offset of the inputs."""
-        return self.deadlines_at + _aligned(self.slots * 8)
+        return self.submitted_at + _aligned(self.slots * 8)
 
     @property
     def scores_at(self) -> int:
@@ -62,6 +69,7 @@ class SlotMemory:
         image = (layout.slots, 3, layout.height, layout.width)
         self.taken = np.ndarray((1,), np.int64, memory)
         self.deadlines = np.ndarray((layout.slots,), np.float64, memory, layout.deadlines_at)
+        self.submitted = np.ndarray((layout.slots,), np.float64, memory, layout.submitted_at)
         self.inputs = np.ndarray(image, np.float32, memory, layout.inputs_at)
         self.scores = np.ndarray((layout.slots, layout.classes), np.float32, memory, layout.scores_at)
 

@@ -16,12 +16,16 @@ def pipeline_config(config: Config, model: Model) -> dict[str, Any]:
     """A new dict at each call, for stock writes its defaults into it.
 
     Everything is handed on as it is but: ``native`` (not stock's), absent values (stock would refuse null), the model's
-    folder (absolute), ``fetch_list`` (left out: all that the model declares) and a batch that would never be complete.
+    folder (absolute), ``fetch_list`` (left out: all that the model declares), a batch that would never be complete and
+    ``enable_prometheus`` (off: the door of the native runtime, which stock has not).
     Raises ConfigError for what is right for the native runtime only.
     """
     _check_ports(config)
     _check_devices(config.regnet.local_service_conf)
     values = config.model_dump(by_alias=True, exclude_none=True, exclude={"native"})
+    # NOTE stock's own door would listen on all interfaces, with counters that miss what comes between two scrapes
+    values["dag"]["enable_prometheus"] = False
+    del values["dag"]["prometheus_port"]
     (op,) = values["op"].values()
     if config.regnet.auto_batching_timeout <= 0:
         # NOTE without a timeout stock waits until a batch is full, however long that takes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -25,7 +26,8 @@ class Options:
     paths: tuple[str, ...]
     top_k: int
     grpc: bool
-    target: str  # a URL, or host:port with --grpc
+    targets: tuple[str, ...]  # URLs, or host:port with --grpc
+    all_addresses: bool
     format: str | None  # json, csv, or None: a table on a terminal, tab-separated elsewhere
     service: str
     timeout: float | None  # seconds
@@ -48,11 +50,14 @@ def parsed(arguments: Sequence[str] | None) -> Options:
         raise UsageError("--url belongs to HTTP, with --grpc say --address HOST:PORT")
     if given.address is not None and not given.grpc:
         raise UsageError("--address belongs to gRPC, say --grpc too, or --url for HTTP")
+    if given.all_addresses and given.grpc:
+        raise UsageError("--all-addresses belongs to HTTP, with --grpc say --address dns:///HOST:PORT")
     return Options(
         paths=tuple(given.paths),
         top_k=given.top_k,
         grpc=given.grpc,
-        target=(given.address or ADDRESS) if given.grpc else (given.url or URL),
+        targets=_addresses(given.address or [ADDRESS]) if given.grpc else _urls(given.url or [URL]),
+        all_addresses=given.all_addresses,
         format=given.format,
         service=given.service,
         timeout=given.timeout,
@@ -79,9 +84,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help=f"the server over HTTP ({URL})")
+    parser.add_argument(
+        "--url", action="append", help=f"the server over HTTP ({URL}); several, or with commas between: its replicas"
+    )
+    parser.add_argument("--all-addresses", action="store_true", help="each address of the URL's host is a replica")
     parser.add_argument("--grpc", action="store_true", help="use gRPC (needs the extra 'grpc')")
-    parser.add_argument("--address", metavar="HOST:PORT", help=f"the server over gRPC ({ADDRESS})")
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        action="append",
+        help=f"the server over gRPC ({ADDRESS}); several, or dns:///HOST:PORT: its replicas",
+    )
     parser.add_argument("--service", metavar="NAME", default="regnet", help="the service's name (regnet)")
     parser.add_argument(
         "--timeout", metavar="S", type=_timeout, default=30.0, help="seconds for a request, or none (30)"
@@ -92,6 +105,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="format", action="store_const", const="json", help="a JSON object a line")
     form.add_argument("--csv", dest="format", action="store_const", const="csv", help="CSV with a heading")
+
+
+def _urls(given: Sequence[str]) -> tuple[str, ...]:
+    # A comma may stand inside a URL too.
+    return tuple(url.strip() for text in given for url in re.split(r",\s*(?=https?://)", text))
+
+
+def _addresses(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(address for text in given for address in text.split(","))
 
 
 def _count(text: str) -> int:

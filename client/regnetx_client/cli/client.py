@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -29,15 +30,19 @@ def opened(options: Options) -> Classifier:
 
 def _over_http(options: Options) -> Classifier:
     return AsyncClient(
-        options.target,
+        options.targets,
+        all_addresses=options.all_addresses,
         service=options.service,
         timeout=options.timeout,
         retries=options.retries,
-        connections=options.concurrency,
+        # Those in use are bounded elsewhere; each replica may keep a few that are not.
+        connections=max(options.concurrency, 100),
     )
 
 
 def _over_grpc(options: Options) -> Classifier:
+    # What gRPC's core writes of each connection that ends is not for whoever reads the command's errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from regnetx_client.grpc import AsyncGrpcClient
 
-    return AsyncGrpcClient(options.target, service=options.service, timeout=options.timeout, retries=options.retries)
+    return AsyncGrpcClient(options.targets, service=options.service, timeout=options.timeout, retries=options.retries)
