@@ -10,16 +10,22 @@ DIGITS := serving_models/bundled/digits/RegNetX_200MF_digits.pdparams --name dig
 RUNTIME = native
 VENV := .venv
 STOCK := .venv-stock
+VERIFY := .venv-verify
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-export STOCK_PYTHON
+IMAGES = cpu export paddle-serving $(if $(GPU),gpu)
+IMAGE = regnetx-serving:cpu
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+REVISION = $(shell git describe --always --abbrev=40 --dirty 2>/dev/null || echo unknown)
+
+export STOCK_PYTHON GPU
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test export lint format bench lock proto clean
+.PHONY: help serve test export lint format bench verify-k8s lock proto clean images sbom verify-images
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(if $(filter paddle_serving,$(RUNTIME)),$(STOCK)/ready) $(VENV)/native  ## set up, get a model, serve it on the CPU (MODEL=name or folder, CONFIG=file, RUNTIME=paddle_serving)
 	@model="$$($(BIN)/python -m serving_models prepare $(if $(MODEL),"$(MODEL)"))" && \
@@ -49,6 +55,20 @@ format: $(VENV)/test  ## let ruff rewrite what it can
 bench: $(VENV)/test  ## measure the service beside the bare loop on this machine
 	$(BIN)/python -m benchmarks.throughput
 
+verify-k8s: $(VERIFY)/ready  ## check the Kubernetes manifests, and that a broken one is noticed
+	$(VERIFY)/bin/python -m pytest tests/manifests
+
+images:  ## build the container images with your Docker (GPU=1: also the GPU image, 7 GB; IMAGES="cpu ...")
+	@for target in $(IMAGES); do DOCKER_BUILDKIT=1 docker build --file docker/Dockerfile --target $$target \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	  --tag regnetx-serving:$$target --tag regnetx-serving:$(VERSION)-$$target . || exit 1; done
+
+sbom: $(VERIFY)/ready  ## what is in an image, as CycloneDX in sbom.json (IMAGE=regnetx-serving:cpu)
+	@$(VERIFY)/bin/python docker/sbom.py "$(IMAGE)" > sbom.json.unfinished && mv sbom.json.unfinished sbom.json
+
+verify-images: $(VERIFY)/ready  ## build the images and prove them in a real Docker engine, yours or one of its own (GPU=1)
+	$(VERIFY)/bin/python -m pytest tests/images
+
 # --- environments: pinned and hashed; a stamp is renewed when its lock changes -------------------------------------
 
 $(VENV)/bin/python:
@@ -73,18 +93,25 @@ $(STOCK)/ready: requirements/stock.txt requirements/stock-serving.txt
 	$(STOCK)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/stock-serving.txt
 	@touch $@
 
+$(VERIFY)/ready: requirements/verify.txt
+	@sh requirements/system.sh $(PYTHON)
+	@echo "setting up $(VERIFY), once" >&2
+	@$(PYTHON) -m venv --clear $(VERIFY)
+	$(VERIFY)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/verify.txt
+	@touch $@
+
 # --- for maintainers -----------------------------------------------------------------------------------------------
 
 lock:  ## renew requirements/*.txt from *.in (needs uv)
-	cd requirements && for name in test native; do \
+	cd requirements && for name in test native verify; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate $$([ $$name = native ] && echo "-c test.txt") $$name.in -o $$name.txt; done
-	cd requirements && for name in stock stock-gpu stock-serving stock-serving-gpu; do \
-	  uv pip compile --quiet --python-version 3.9 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    $$(case $$name in stock-serving*) echo --no-deps;; esac) $$name.in -o $$name.txt; done
+	cd requirements && for name in stock stock-gpu stock-serving stock-serving-gpu native-gpu; do \
+	  uv pip compile --quiet --python-version $$([ $$name = native-gpu ] && echo 3.11 || echo 3.9) --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate $$(case $$name in stock-serving*) echo --no-deps;; esac) $$name.in -o $$name.txt; done
 
 proto:  ## generate the stubs from the .proto again (needs grpcio-tools 1.62.3: its code runs with protobuf 4.25 and later)
 	cd client && python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. regnetx_client/wire/pipeline_service.proto
 
 clean:  ## forget the environments
-	rm -rf $(VENV) $(STOCK)
+	rm -rf $(VENV) $(STOCK) $(VERIFY) sbom.json*

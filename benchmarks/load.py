@@ -1,6 +1,8 @@
 """Closed-loop load, as light as Python allows: prepared requests out, answers counted, latencies kept.
 
-    python -m benchmarks.load http|grpc ADDRESS IMAGE CONCURRENCY SECONDS    one line of JSON: a Result
+    python -m benchmarks.load DOOR ADDRESS IMAGE CONCURRENCY SECONDS    one line of JSON: a Result
+
+DOOR is http or grpc, for base64; http-raw, http-form or grpc-bytes, for the file as it is.
 
 It is a process of its own, on the same cores as the service: what it costs is part of what is measured.
 """
@@ -36,12 +38,11 @@ class Result:
     images: int
 
 
-async def http_load(address: str, text: str, concurrency: int, seconds: float) -> Result:
+async def http_load(address: str, body: bytes, content_type: str, concurrency: int, seconds: float) -> Result:
     """Every connection sends the image again as soon as it is answered. Raises RuntimeError for any error."""
     host, port = address.split(":")
-    body = json.dumps({"key": ["image"], "value": [text]})
-    head = f"POST /regnet/prediction HTTP/1.1\r\nHost: {address}\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = (head + body).encode()
+    head = f"POST /regnet/prediction HTTP/1.1\r\nHost: {address}\r\nContent-Type: {content_type}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def connection(stop: float) -> list[float]:
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -59,9 +60,27 @@ async def http_load(address: str, text: str, concurrency: int, seconds: float) -
     return await _measure(connection, concurrency, seconds)
 
 
-async def grpc_load(address: str, text: str, concurrency: int, seconds: float) -> Result:
+def http_body(door: str, file: bytes) -> tuple[bytes, str]:
+    """The body that holds the file, and its Content-Type."""
+    if door == "http-raw":
+        return file, "image/jpeg"
+    if door == "http-form":
+        head = b'--boundary\r\nContent-Disposition: form-data; name="image"; filename="image.jpg"\r\n\r\n'
+        return head + file + b"\r\n--boundary--\r\n", "multipart/form-data; boundary=boundary"
+    text = base64.b64encode(file).decode()
+    return json.dumps({"key": ["image"], "value": [text]}).encode(), "application/json"
+
+
+def grpc_request(door: str, file: bytes) -> wire.Request:
+    """The message that holds the file."""
+    if door == "grpc-bytes":
+        return wire.Request(tensors=[wire.Tensor(name="image", elem_type=13, byte_data=file)])
+    return wire.Request(key=["image"], value=[base64.b64encode(file).decode()])
+
+
+async def grpc_load(address: str, request: wire.Request, concurrency: int, seconds: float) -> Result:
     """The same over one gRPC channel."""
-    packet = wire.Request(key=["image"], value=[text]).SerializeToString()
+    packet = request.SerializeToString()
     async with grpc.aio.insecure_channel(address) as channel:
         method = channel.unary_unary(METHOD)
 
@@ -98,9 +117,12 @@ def quantile(ordered: list[float], share: float) -> float:
 
 def main(door: str, address: str, image_file: str, concurrency: str, seconds: str) -> None:
     """One run of one load."""
-    text = base64.b64encode(Path(image_file).read_bytes()).decode()
-    load = {"http": http_load, "grpc": grpc_load}[door]
-    print(json.dumps(asdict(uvloop.run(load(address, text, int(concurrency), float(seconds))))))
+    file = Path(image_file).read_bytes()
+    if door.startswith("http"):
+        load = http_load(address, *http_body(door, file), int(concurrency), float(seconds))
+    else:
+        load = grpc_load(address, grpc_request(door, file), int(concurrency), float(seconds))
+    print(json.dumps(asdict(uvloop.run(load))))
 
 
 if __name__ == "__main__":

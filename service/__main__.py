@@ -75,6 +75,7 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from service.engines.choice import in_force
     from service.native.child import set_up_logging
     from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
@@ -84,6 +85,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     model = load_model(Path(config.regnet.local_service_conf.model_config_))
     verify_files(model)
     set_up_logging()
+    config = in_force(config, model)
 
     def say(what: Callable[..., None], *about: Any) -> None:
         try:
@@ -117,14 +119,19 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from service.engines.choice import in_force
+    from service.native.child import set_up_logging
     from service.ops.model import load_model, verify_files
 
     config = _configuration(arguments)
     model = load_model(Path(config.regnet.local_service_conf.model_config_))
     verify_files(model)
+    set_up_logging()
+    config = in_force(config, model)
     print(config.model_dump_json(by_alias=True, indent=2))
     print(
-        f"model {model.name}: {model.architecture}, {model.classes} classes, {model.height}x{model.width}",
+        f"model {model.name}: {model.architecture}, {model.classes} classes, {model.height}x{model.width};"
+        f" engine {config.native.engine}, {config.regnet.local_service_conf.precision}",
         file=sys.stderr,
     )
     return 0

@@ -106,7 +106,7 @@ class Native(Section):
     host: str = Field(default="0.0.0.0", min_length=1)
     admin_host: Optional[str] = Field(default=None, min_length=1)
     name: Optional[str] = Field(default=None, pattern=r"^[^/]+$")
-    engine: Literal["paddle"] = "paddle"
+    engine: Literal["paddle", "onnxruntime", "openvino", "auto"] = "paddle"
     slots: Optional[Annotated[int, Field(ge=1, le=MOST_SLOTS)]] = None
     decode_threads: Optional[Processors] = None
     max_body_bytes: Annotated[int, Field(ge=1024, le=MOST)] = 64 * 2**20

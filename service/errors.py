@@ -76,6 +76,13 @@ class MalformedRequestError(ServiceError):
     grpc_code = GrpcCode.INVALID_ARGUMENT
 
 
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is of a media type, or compressed, in a way that is not taken."""
+
+    grpc_code = GrpcCode.INVALID_ARGUMENT
+    http_override = 415
+
+
 class RequestTooLargeError(ServiceError):
     """The request has more bytes than the configuration allows."""
 

@@ -1,10 +1,11 @@
-"""The command line: ``python -m serving_models export SOURCE | list | prepare [NAME]``."""
+"""The command line: ``python -m serving_models export SOURCE | list | prepare [NAME] | fetch URL``."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_ROOT = Path("serving_models")
+TOKEN_VARIABLE = "REGNETX_SERVING_MODELS_TOKEN"
 
 Report = Callable[[str], None]
 Bytes = Callable[[str, int, int | None], None]
@@ -98,7 +100,20 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", metavar="NAME", help="an exported model, a path to one, or an official model"
     )
 
-    for command in (export, prepare):
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a serving model, verify it, and print its path",
+        description="Download a tar of a serving model, verify it, unpack it, and print its path, and nothing else, on "
+        f"stdout. A private server's bearer token is read from the environment variable {TOKEN_VARIABLE}.",
+    )
+    fetch.set_defaults(command=_fetch)
+    fetch.add_argument("url", metavar="URL", help="http:// or https://, of a .tar, plain or compressed")
+    fetch.add_argument("--sha256", required=True, metavar="HEX", help="of the tar, as sha256sum prints it")
+    fetch.add_argument("--name", help="the model's name; otherwise the file's, without .tar, .tgz or .tar.gz")
+    fetch.add_argument("--force", action="store_true", help="replace another model of that name")
+    fetch.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token instead")
+
+    for command in (export, prepare, fetch):
         command.add_argument("--to", type=Path, default=DEFAULT_ROOT, metavar="FOLDER", help="where models are written")
     return parser
 
@@ -127,6 +142,42 @@ def _prepare(options: argparse.Namespace) -> None:
     with _progress() as (report, progress):
         path = prepare(options.name, options.to, report=report, progress=progress, tell=_tell)
     print(path, flush=True)  # a disk that is full is noticed here, and not at exit
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from serving_models.fetch import Wanted, fetch_model
+
+    wanted = Wanted(
+        url=options.url,
+        sha256=options.sha256,
+        root=options.to,
+        name=options.name,
+        token=_token(options.token_file),
+        force=options.force,
+    )
+    with _interrupted_by_sigterm(), _progress() as (_, progress):
+        path = fetch_model(wanted, progress)
+    print(path, flush=True)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """The first process of a container is not ended by a SIGTERM that it does not handle."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _token(file: Path | None) -> str | None:
+    """From a file, else from the environment, where an empty variable is none."""
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        raise ModelError(f"{file}: not a token; accepted is ASCII text") from None
 
 
 def _tell(line: str) -> None:

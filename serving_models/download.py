@@ -51,7 +51,7 @@ def fetch(url: str, progress: Progress, *, patience: float = PATIENCE) -> Path:
     """The file behind an address: from the cache, else from there. Raises DownloadError, MissingError."""
     path = cache_folder() / url.rsplit("/", 1)[-1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with alone(path):
         if not _is_whole(path):
             _download(url, path, progress, patience=patience)
     return path
@@ -67,12 +67,13 @@ def cache_folder() -> Path:
 
 def _address(url: str) -> str:
     base = os.environ.get(ADDRESS_VARIABLE) or OFFICIAL_ADDRESS
-    if not _is_address(base):
+    if not is_address(base):
         raise DownloadError(f"{ADDRESS_VARIABLE}={base}: accepted is an address that begins with http:// or https://")
     return url.replace(OFFICIAL_ADDRESS, base.rstrip("/"))
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a text is an address of a server that speaks HTTP."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -83,7 +84,7 @@ def _is_address(text: str) -> bool:
 def _download(url: str, path: Path, progress: Progress, *, patience: float) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        answer = _complete(url, part, progress, patience=patience)
+        answer = complete(url, part, progress, patience=patience)
     except (NetworkError, CutError) as error:
         raise DownloadError(f"{path.name} could not be downloaded: {error}") from None
     try:
@@ -91,16 +92,20 @@ def _download(url: str, path: Path, progress: Progress, *, patience: float) -> N
     except ModelError as error:
         part.unlink()
         raise DownloadError(f"{url}: what came is damaged, nothing was kept: {error}") from None
-    _record(path).write_text(f"{_digest(part, 'sha256')}  {path.name}\n", encoding="ascii")
+    _record(path).write_text(f"{digest(part, 'sha256')}  {path.name}\n", encoding="ascii")
     os.replace(part, path)
     _version_file(part).unlink(missing_ok=True)
 
 
-def _complete(url: str, part: Path, progress: Progress, *, patience: float) -> Answer:
-    """Fetch until the file is whole: an answer that was cut is gone on with, as long as each brings something."""
+def complete(url: str, part: Path, progress: Progress, *, patience: float, token: str | None = None) -> Answer:
+    """Fetch until the file is whole: an answer that was cut is gone on with, as long as each brings something.
+
+    Raises MissingError, NetworkError, CutError (what came is then kept for the next try), and ModelError for a file
+    that is larger than any model.
+    """
     while True:
         before = _here(part)
-        answer = request_rest(url, before, patience)
+        answer = request_rest(url, before, patience, token)
         try:
             _append(part, answer, progress)
         except CutError:
@@ -117,11 +122,17 @@ def _append(part: Path, answer: Answer, progress: Progress) -> None:
         stream.seek(answer.offset)
         stream.truncate()
         for chunk in answer.chunks:
+            _refuse_endless(part, max(answer.size or 0, stream.tell() + len(chunk)))
             stream.write(chunk)
             progress(part.stem, stream.tell(), answer.size)
         end = stream.tell()
     if answer.size is not None and end < answer.size:
         raise CutError(f"the connection ended at byte {end} of {answer.size}")
+
+
+def _refuse_endless(part: Path, size: int) -> None:
+    if size > archive.MAX_BYTES:
+        raise ModelError(f"{part.stem}: more than {archive.MAX_BYTES >> 30} GiB; a model has less")
 
 
 def _verify(part: Path, answer: Answer) -> None:
@@ -131,8 +142,8 @@ def _verify(part: Path, answer: Answer) -> None:
         raise ModelError(f"{size} bytes, where the server announced {answer.size}")
     # NOTE the official server's ETag is the MD5 of the file, except for those that were uploaded in pieces.
     md5 = re.fullmatch(r'"([0-9a-fA-F]{32})"', answer.version or "")
-    if md5 and _digest(part, "md5") != md5[1].lower():
-        raise ModelError(f"MD5 {_digest(part, 'md5')}, where the server announced {md5[1].lower()}")
+    if md5 and digest(part, "md5") != md5[1].lower():
+        raise ModelError(f"MD5 {digest(part, 'md5')}, where the server announced {md5[1].lower()}")
     if part.stem.endswith(".tar"):
         archive.check(part)
     else:
@@ -142,7 +153,7 @@ def _verify(part: Path, answer: Answer) -> None:
 def _is_whole(path: Path) -> bool:
     """Whether the cache's file is the one that was verified when it came."""
     with suppress(OSError, UnicodeDecodeError):
-        return _record(path).read_text(encoding="ascii").split()[:1] == [_digest(path, "sha256")]
+        return _record(path).read_text(encoding="ascii").split()[:1] == [digest(path, "sha256")]
     return False
 
 
@@ -161,13 +172,14 @@ def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".version")
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def digest(path: Path, algorithm: str) -> str:
+    """The digest of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Two processes that want the same file: one fetches, the other waits and finds it."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ from serving_models.class_labels import labels_for, read_labels
 from serving_models.download import Progress
 from serving_models.isolated_run import isolated_scores, random_images
 from serving_models.paddle_runtime import Images, Scores
-from serving_models.serving_model import Description, Input
+from serving_models.serving_model import Description, Input, Verified
 from serving_models.sources import Source, open_source
 from serving_models.variants import VARIANTS
 from serving_models.weights import load_strictly
-from serving_models.workspace import publish, refuse_existing, require_space, workspace
+from serving_models.workspace import publish, refuse_existing, refuse_name, require_space, workspace
 
 VERIFIED_INPUTS = 8
 _MAX_SIDE = 4096
-_REASON_LENGTH = 300
+_COPIES = 2  # of the weights: Paddle's and ONNX's
 
 # Called with what is being done now.
 Report = Callable[[str], None]
@@ -57,7 +56,7 @@ def export(source: str, options: Options, *, report: Report, progress: Progress)
     """
     _refuse_root(options.root)
     if options.name is not None:
-        _refuse_name(options.name)
+        refuse_name(options.name)
         refuse_existing(options.root / options.name, force=options.force)
     with workspace(options.root) as folder:
         report("reading the source")
@@ -78,14 +77,9 @@ def _refuse_root(root: Path) -> None:
         raise ModelError(f"{str(root)!r}: accepted is a path of UTF-8; Paddle writes to no other") from None
 
 
-def _refuse_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ModelError(f"name {name!r}: accepted are letters, digits, '.', '_' and '-', a letter or digit first")
-
-
 def _write(description: Description, folder: Path, report: Report) -> float:
     source, image = description.source, description.input
-    require_space(folder.parent, sum(array.nbytes for array in source.weights.values()))
+    require_space(folder.parent, _COPIES * sum(array.nbytes for array in source.weights.values()))
     with ThreadPoolExecutor(1) as pool, paddle_runtime.reproducible_names():
         # Beside the writing: a process of its own has to start Paddle first.
         running = pool.submit(_program_scores, source, image) if source.model else None
@@ -100,7 +94,9 @@ def _write(description: Description, folder: Path, report: Report) -> float:
         # What came without a program is compared with the network itself, before export.
         expected = running.result() if running else paddle_runtime.network_scores(layer, images)
     max_abs_diff = serving_model.compare(expected, exported, source.path)
-    serving_model.write_descriptions(description, folder, inputs=len(images), max_abs_diff=max_abs_diff)
+    report("writing the ONNX model")
+    onnx_max_abs_diff = serving_model.write_onnx(description, folder, images, exported)
+    serving_model.write_descriptions(description, folder, Verified(len(images), max_abs_diff, onnx_max_abs_diff))
     return max_abs_diff
 
 
@@ -109,7 +105,7 @@ def _exported_scores(source: Source, folder: Path, images: Images) -> Scores:
     try:
         return paddle_runtime.program_scores(folder / serving_model.PROGRAM, folder / serving_model.PARAMS, images)
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:_REASON_LENGTH]
+        reason = " ".join(str(error).split())[: serving_model.REASON_LENGTH]
         raise ModelError(f"{source.path}: Paddle cannot run what was made of it: {reason}") from None
 
 

@@ -45,28 +45,31 @@ class Answer:
     chunks: Iterator[bytes]
 
 
-def request_rest(url: str, here: Here, patience: float) -> Answer:
+def request_rest(url: str, here: Here, patience: float, token: str | None = None) -> Answer:
     """Ask for what is missing; for the whole file where the server's version is another one by now.
 
-    ``patience`` in seconds: for the answer's head, and then for each piece of it. Raises MissingError, NetworkError;
-    reading the chunks raises CutError.
+    ``patience`` in seconds: for the answer's head, and then for each piece of it. ``token`` is a bearer token for this
+    server alone. Raises MissingError, NetworkError; reading the chunks raises CutError.
     """
     headers = {"User-Agent": "regnetx-serving"}
     if here.size and here.version:
         headers |= {"Range": f"bytes={here.size}-", "If-Range": here.version}
     request = urllib.request.Request(url, headers=headers)
+    if token is not None:
+        # Not a header like the others: those would follow a redirect to whatever server it names.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         response = _open(request, patience)
     except urllib.error.HTTPError as error:
         with error:
-            return _refused(url, here, error, patience)
+            return _refused(url, here, error, patience, token)
     except urllib.error.URLError as error:
         raise NetworkError(f"no connection to {request.host} ({error.reason})") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NetworkError(f"no connection to {request.host} ({_text(error)})") from None
     if response.status == 206 and not _continues(response, here):
         response.close()
-        return request_rest(url, Here(), patience)
+        return request_rest(url, Here(), patience, token)
     return _answer(response)
 
 
@@ -102,14 +105,19 @@ def _continues(response: Any, here: Here) -> bool:
     return _content_range(response)[0] == here.size and _version(response.headers) in (None, here.version)
 
 
-def _refused(url: str, here: Here, error: urllib.error.HTTPError, patience: float) -> Answer:
+def shown(url: str) -> str:
+    """An address as messages may show it: a query can hold a signature."""
+    return url.partition("?")[0]
+
+
+def _refused(url: str, here: Here, error: urllib.error.HTTPError, patience: float, token: str | None) -> Answer:
     if error.code in (403, 404, 410):
-        raise MissingError(f"{url} ({error.code})")
+        raise MissingError(f"{shown(url)} ({error.code})")
     if error.code == 416 and here.size:
         if error.headers.get("Content-Range") == f"bytes */{here.size}":
             return Answer(here.size, here.size, here.version, iter(()))
-        return request_rest(url, Here(), patience)
-    raise NetworkError(f"{url}: the server answered {error.code} {error.reason}")
+        return request_rest(url, Here(), patience, token)
+    raise NetworkError(f"{shown(url)}: the server answered {error.code} {error.reason}")
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
@@ -124,7 +132,7 @@ def _chunks(response: Any) -> Iterator[bytes]:
 def _content_range(response: Any) -> tuple[int, int | None]:
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if found is None:
-        raise NetworkError(f"{response.url}: a partial answer without a Content-Range")
+        raise NetworkError(f"{shown(response.url)}: a partial answer without a Content-Range")
     return int(found[1]), _number(found[2])
 
 

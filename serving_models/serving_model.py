@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import yaml
 from service import __version__
 from service.errors import ModelError
 from service.ops.model import load_model, verify_files
-from serving_models import prototxt
+from serving_models import onnx_model, prototxt
 from serving_models.inference_model import InferenceModelFiles, load
-from serving_models.paddle_runtime import INPUT_NAME, PADDLE_VERSION, Scores, save_inference_model
+from serving_models.paddle_runtime import INPUT_NAME, PADDLE_VERSION, Images, Scores, save_inference_model
 from serving_models.program_files import read_program
 from serving_models.sources import Source, file_sha256
 from serving_models.workspace import WriteError
@@ -23,10 +24,15 @@ from serving_models.workspace import WriteError
 ALIAS = "prediction"  # the fetch alias that PaddleClas's services and clients ask for
 PROGRAM = "serving_server/inference.pdmodel"
 PARAMS = "serving_server/inference.pdiparams"
+ONNX = "serving_server/inference.onnx"
+FILES = {"program": PROGRAM, "params": PARAMS, "onnx": ONNX}
 LABELS = "labels.txt"
+REASON_LENGTH = 300
 # float32 sums in another order differ by less; relative, because 1000 probabilities are small.
 ABSOLUTE_TOLERANCE = 1e-6
 RELATIVE_TOLERANCE = 1e-3
+# Of a score, between the ONNX file and the program: batch normalisation is folded into the weights of the former.
+ONNX_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,15 @@ class Description:
     labels: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Verified:
+    """How near what was written is to its source, for so many random images: the max abs difference of the scores."""
+
+    inputs: int
+    max_abs_diff: float  # of the program's to the source's
+    onnx_max_abs_diff: float  # of the ONNX file's to the program's
+
+
 def write_program(network: Any, description: Description, folder: Path) -> None:
     """Program and parameters, read back: the bytes on the disk are those of the source's weights."""
     server = folder / "serving_server"
@@ -59,7 +74,26 @@ def write_program(network: Any, description: Description, folder: Path) -> None:
     _check_weights(folder, description.source)
 
 
-def write_descriptions(description: Description, folder: Path, *, inputs: int, max_abs_diff: float) -> None:
+def write_onnx(description: Description, folder: Path, images: Images, expected: Scores) -> float:
+    """The same network as ONNX, for the engines beside Paddle; the max abs difference of its scores to ``expected``.
+
+    Raises ModelError where they differ by more than ``ONNX_TOLERANCE``.
+    """
+    source, image, file = description.source, description.input, folder / ONNX
+    try:
+        onnx_model.write_onnx(source.weights, source.architecture, file, height=image.height, width=image.width)
+        worst = float(np.abs(onnx_model.onnx_scores(file, images) - expected).max())
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
+        raise ModelError(f"{source.path}: ONNX Runtime cannot run what was made of it: {reason}") from None
+    if not worst <= ONNX_TOLERANCE:
+        raise ModelError(
+            f"{source.path}: the scores of its ONNX form differ from Paddle's by up to {worst:.2g}; not exported"
+        )
+    return worst
+
+
+def write_descriptions(description: Description, folder: Path, verified: Verified) -> None:
     """Everything else: prototxts for both sides, labels, model.yml; then loaded as the service loads it."""
     output = read_program(folder / PROGRAM).fetches[0]
     (folder / "serving_client").mkdir()
@@ -73,7 +107,7 @@ def write_descriptions(description: Description, folder: Path, *, inputs: int, m
         stem.with_suffix(".prototxt").write_text(prototxt.to_text(config), encoding="utf-8")
         stem.with_suffix(".stream.prototxt").write_bytes(config.SerializeToString())
     (folder / LABELS).write_text("\n".join(description.labels) + "\n", encoding="utf-8")
-    facts = _facts(description, folder, output) | {"verified": {"inputs": inputs, "max_abs_diff": max_abs_diff}}
+    facts = _facts(description, folder, output) | {"verified": asdict(verified)}
     text = yaml.dump(facts, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     (folder / "model.yml").write_text(text, encoding="utf-8")
     _check_descriptions(description, folder, config)
@@ -114,10 +148,14 @@ def _facts(description: Description, folder: Path, output: str) -> dict[str, Any
         },
         "output": {"name": output, "alias": ALIAS, "activation": "softmax", "classes": len(description.labels)},
         "labels": LABELS,
-        "files": {"program": PROGRAM, "params": PARAMS},
-        "sha256": {"program": file_sha256(folder / PROGRAM), "params": file_sha256(folder / PARAMS)},
+        "files": FILES,
+        "sha256": {key: file_sha256(folder / file) for key, file in FILES.items()},
         "source": {"kind": source.kind, "path": source.path.resolve().name, "sha256": source.sha256},
-        "versions": {"regnetx_serving": __version__, "paddle": PADDLE_VERSION},
+        "versions": {
+            "regnetx_serving": __version__,
+            "paddle": PADDLE_VERSION,
+            **{package: version(package) for package in ("onnx", "onnxruntime")},
+        },
     }
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving_models.export import VERIFIED_INPUTS, Exported
-from serving_models.serving_model import PARAMS, PROGRAM
+from serving_models.serving_model import FILES
 from serving_models.variants import IMAGENET_CLASSES
 
 
@@ -25,7 +25,7 @@ def _rows(exported: Exported) -> list[tuple[str, str]]:
     description, source = exported.description, exported.description.source
     image, labels = description.input, description.labels
     numbered = source.classes != IMAGENET_CLASSES and labels == tuple(map(str, range(source.classes)))
-    size = sum((exported.folder / file).stat().st_size for file in (PROGRAM, PARAMS))
+    size = sum((exported.folder / file).stat().st_size for file in FILES.values())
     return [
         ("source", f"{source.path} ({source.kind.replace('_', ' ')})"),
         ("architecture", source.architecture),

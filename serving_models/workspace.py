@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from service.errors import ModelError, StartupError
 
+# In a model that was fetched: the SHA-256 of the tar it came in.
+FETCHED_FROM = "fetched.sha256"
 _PREFIX = ".export."
 _REPLACED = "replaced"
 
@@ -47,16 +50,28 @@ def require_space(folder: Path, parameters: int) -> None:
         )
 
 
+def refuse_name(name: str) -> None:
+    """Raise ModelError for what is no name of a model."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ModelError(f"name {name!r}: accepted are letters, digits, '.', '_' and '-', a letter or digit first")
+
+
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Raise ModelError where something is in the way of a new model and may not be replaced."""
     if not os.path.lexists(target):
         return
     if not force:
         raise ModelError(f"{target}: exists already; --force replaces it, --name chooses another name")
-    if not (target / "model.yml").is_file() or not (target / "serving_server").is_dir():
+    if not _is_model(target):
         raise ModelError(
             f"{target}: exists, and is no serving model (no model.yml and serving_server in it); not replaced"
         )
+
+
+def _is_model(target: Path) -> bool:
+    # A fetched one need not have a model.yml: stock's converter writes none.
+    described = (target / "model.yml").is_file() and (target / "serving_server").is_dir()
+    return described or (target / FETCHED_FROM).is_file()
 
 
 def publish(model: Path, target: Path, *, force: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
 from client_servers import answer_of
 from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -19,12 +22,27 @@ METHOD = "/baidu.paddle_serving.pipeline_serving.PipelineService/inference"
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
+# What stock says of any array (tests/recorded/digits.json)
+_OF_AN_ARRAY = (
+    "Log_id: 0  Raise_msg: numpy.ndarray object has no attribute encode  "
+    "ClassName: Op._run_preprocess.<locals>.preprocess_help  FunctionName: preprocess_help"
+)
+
+
+def _file_in(tensor: wire.Tensor) -> bytes:
+    assert tensor.elem_type == 13
+    array = np.load(io.BytesIO(tensor.byte_data), allow_pickle=False)
+    assert (array.dtype, array.ndim) == (np.uint8, 1)
+    return array.tobytes()
+
+
 @dataclass
 class Pipeline:
     """A running server, all that it was sent, and what it answers."""
 
     address: str = ""
     knows_top_k: bool = False
+    takes_bytes: bool = False  # in tensors, and says so
     health: bytes | None = None
     requests: list[tuple[wire.Request, dict[str, str], float | None]] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
@@ -36,8 +54,13 @@ class Pipeline:
         self.peers.add(context.peer())
         if (response := self.respond(request, context)) is not None:
             return response
+        if self.takes_bytes:
+            context.set_trailing_metadata([("x-accepts-bytes", "1")])
+        elif request.tensors:
+            return wire.Response(err_no=10000, err_msg=_OF_AN_ARRAY)
         top_k = int(metadata["x-top-k"]) if self.knows_top_k else None
-        answer = answer_of(list(request.key), list(request.value), top_k)
+        texts = [*request.value, *(base64.b64encode(_file_in(tensor)).decode() for tensor in request.tensors)]
+        answer = answer_of([*request.key, *(tensor.name for tensor in request.tensors)], texts, top_k)
         return wire.Response(err_no=0, key=answer["key"], value=answer["value"])
 
     def service(self, details: Any) -> Any:
@@ -54,6 +77,7 @@ class Pipeline:
 def pipeline(
     *,
     knows_top_k: bool = False,
+    takes_bytes: bool = False,
     address: str = "127.0.0.1:0",
     health: bytes | None = None,
     watched: HealthServicer | None = None,
@@ -61,7 +85,7 @@ def pipeline(
     options: Sequence[tuple[str, Any]] = (),
 ) -> Iterator[Pipeline]:
     """``health`` is what Check answers; ``watched`` a whole health service."""
-    state = Pipeline(knows_top_k=knows_top_k, health=health)
+    state = Pipeline(knows_top_k=knows_top_k, takes_bytes=takes_bytes, health=health)
     handler = type("Handler", (grpc.GenericRpcHandler,), {"service": lambda self, details: state.service(details)})()
     with futures.ThreadPoolExecutor(8) as threads:
         limit = ("grpc.max_receive_message_length", 1 << 20)
@@ -74,8 +98,7 @@ def pipeline(
         try:
             yield state
         finally:
-            if watched is not None:
-                watched.enter_graceful_shutdown()
+            # Not enter_graceful_shutdown: it sends to watchers under a lock that one who leaves just then waits for.
             server.stop(0).wait()
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from multipart import MultipartSegment, PushMultipartParser, parse_options_header
+
 LABELS = [f"class {index}" for index in range(10)]
 
 
@@ -42,9 +44,25 @@ class Gateway:
 
     url: str
     knows_top_k: bool
+    takes_bytes: bool = False  # in place of base64, and says so
     requests: list[tuple[str, dict[str, str], object]] = field(default_factory=list)
     connections: list[object] = field(default_factory=list)
     refuse: Callable[[list[str]], tuple[int, dict[str, str], bytes] | None] = lambda values: None
+
+
+def _body_of(content: bytes, content_type: str) -> dict[str, list[str]]:
+    """The JSON that would have said the same."""
+    media, options = parse_options_header(content_type)
+    if media == "application/octet-stream":
+        return {"key": ["image"], "value": [base64.b64encode(content).decode()]}
+    files: dict[str, bytes] = {}
+    for event in PushMultipartParser(options["boundary"], strict=True).parse(content):
+        if isinstance(event, MultipartSegment):
+            assert (event.filename, event.content_type) == (event.name, "application/octet-stream")
+            files[event.name] = b""
+        elif event is not None:
+            files[[*files][-1]] = event
+    return {"key": [*files], "value": [base64.b64encode(file).decode() for file in files.values()]}
 
 
 class _Server(ThreadingHTTPServer):
@@ -69,14 +87,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         state = self.server.state
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        content = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
+        takes_bytes, media = state.takes_bytes, headers["content-type"].partition(";")[0]
+        offer = (
+            {"accept-post": "application/json, application/octet-stream, multipart/form-data"} if takes_bytes else {}
+        )
+        if media != "application/json" and not takes_bytes:
+            state.requests.append((self.path, headers, content))
+            return self.answer(400, {}, b'{"error":"","code":3,"message":"invalid character","details":[]}')
+        body = json.loads(content) if media == "application/json" else _body_of(content, headers["content-type"])
         state.requests.append((self.path, headers, body))
         if (refusal := state.refuse(body["value"])) is not None:
             return self.answer(*refusal)
         top_k = int(headers["x-top-k"]) if state.knows_top_k else None
         answer = json.dumps(answer_of(body["key"], body["value"], top_k), separators=(",", ":"))
-        sent = {"content-type": "application/json", "grpc-metadata-content-type": "application/grpc"}
+        sent = {"content-type": "application/json", "grpc-metadata-content-type": "application/grpc", **offer}
         return self.answer(200, sent, answer.encode())
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -92,13 +118,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def gateway(
-    *, knows_top_k: bool = False, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    *,
+    knows_top_k: bool = False,
+    takes_bytes: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Gateway]:
     """``POST /{name}/{method}`` on a free port; ``refuse`` may answer in its place: (status, headers, body)."""
     with _Server((host, port), _Handler) as server:
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        server.state = Gateway(f"{'https' if tls else 'http'}://{host}:{server.server_port}", knows_top_k)
+        server.state = Gateway(f"{'https' if tls else 'http'}://{host}:{server.server_port}", knows_top_k, takes_bytes)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -23,6 +23,8 @@ class Server:
     announced: int | None = None
     status: int = 200
     ranges: list[str | None] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    redirect: str | None = None  # the address to which every request is sent on
 
     @property
     def tag(self) -> str:
@@ -34,6 +36,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.file.ranges.append(self.headers["Range"])
+        self.file.authorizations.append(self.headers["Authorization"])
+        if self.file.redirect:
+            self.send_response(302)
+            self.send_header("Location", self.file.redirect)
+            self.end_headers()
+            return
         if self.path != self.file.path or self.file.status != 200:
             self.send_error(404 if self.file.status == 200 else self.file.status)
             return

@@ -26,9 +26,7 @@ VARIANT = "RegNetX_200MF"
 def small_network(classes: int = CLASSES, variant: str = VARIANT) -> Any:
     """A network whose scores differ from image to image: running statistics are random too."""
     paddle.seed(classes)
-    # By what was built before in this process, names would sort differently from one network to the next.
-    with paddle.utils.unique_name.guard():
-        layer = network.build(variant, classes)
+    layer = network.build(variant, classes)
     random = np.random.default_rng(classes)
     for name, value in layer.state_dict().items():
         if name.endswith("_mean"):

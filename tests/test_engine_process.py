@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from running import ROOT
 
-from service.native.engine_process import Batcher, Engines, EngineServer, Frontend, RunMeter
+from service.native.batcher import Batcher, Engines, RunMeter
+from service.native.engine_process import EngineServer
+from service.native.frontend_link import FrontendLink
 from service.native.metric_block import Block
 from service.native.metrics import BATCH_SIZE, RUNNING_IMAGES, STAGE_SECONDS, Stage, cell_of
 from service.native.slots import ABANDONED, UNCOUNTED, SlotLayout, SlotMemory
@@ -48,7 +50,7 @@ class Peer:
         self.connection = ours
         ours.settimeout(10)
         send_memory(ours, self.memory)
-        self.frontend = Frontend(theirs)
+        self.frontend = FrontendLink(theirs)
         batcher.frontends.add(self.frontend)
         assert ours.recv(100) == READY
 
@@ -246,7 +248,7 @@ def test_a_memory_that_is_smaller_than_its_layout_is_refused():
     small.layout = LAYOUT
     send_memory(ours, small)
     with pytest.raises(OSError, match="needed"):
-        Frontend(theirs)
+        FrontendLink(theirs)
     for end in (ours, theirs, small):
         end.close()
 
@@ -255,7 +257,7 @@ def test_a_frontend_that_leaves_before_it_says_anything_is_no_frontend():
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     threading.Thread(target=ours.close).start()
     with pytest.raises(ConnectionError):
-        Frontend(theirs)
+        FrontendLink(theirs)
     theirs.close()
 
 
@@ -267,13 +269,13 @@ def test_the_memory_of_a_frontend_that_left_before_it_heard_ready_is_given_back(
     with theirs:
         before = set(os.listdir("/proc/self/fd"))
         with pytest.raises(BrokenPipeError):
-            Frontend(theirs)
+            FrontendLink(theirs)
         assert set(os.listdir("/proc/self/fd")) == before
 
 
 @contextlib.contextmanager
-def connected(batcher, block):
-    """An engine's server in a thread, and a frontend's (connection, memory) that it has greeted."""
+def served(batcher, block):
+    """An engine's server in a thread; yields what connects a frontend to it: () -> (connection, memory)."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         listener.bind("")
@@ -281,18 +283,31 @@ def connected(batcher, block):
         control, supervisor = (stack.enter_context(end) for end in socket.socketpair())
         server = threading.Thread(target=EngineServer(batcher, listener, control, Vitals(block)).run, daemon=True)
         server.start()
-        memory = stack.enter_context(contextlib.closing(SlotMemory.create(LAYOUT)))
-        connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        connection.settimeout(30)
-        connection.connect(listener.getsockname())
-        send_memory(connection, memory)
-        assert connection.recv(100) == READY
-        yield connection, memory
+
+        def connect():
+            memory = stack.enter_context(contextlib.closing(SlotMemory.create(LAYOUT)))
+            memory.deadlines[:] = time.monotonic() + 60
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            connection.settimeout(30)
+            connection.connect(listener.getsockname())
+            send_memory(connection, memory)
+            assert connection.recv(100) == READY
+            return connection, memory
+
+        yield connect
         supervisor.close()
         server.join(30)
         assert not server.is_alive()
         for frontend in batcher.frontends:
             frontend.close()
+
+
+def hear(connection, count):
+    """So many answers, in the order in which they come."""
+    answers = []
+    while len(answers) < count:
+        answers += unpack(connection.recv(65536))
+    return answers
 
 
 def test_what_was_announced_during_a_run_is_in_the_next_batch_together(batcher, engine, block):
@@ -306,15 +321,28 @@ def test_what_was_announced_during_a_run_is_in_the_next_batch_together(batcher, 
         return right(batch)
 
     engine.answer = run
-    with connected(batcher, block) as (connection, memory):
-        memory.deadlines[:] = time.monotonic() + 60
+    with served(batcher, block) as connect:
+        connection, _ = connect()
         for slot in range(6):
             connection.send(pack([(slot, Status.WAITING, slot)]))
             assert begun.wait(30)
         goes_on.set()
-        answered = [record for _ in range(3) for record in unpack(connection.recv(65536))]
+        answered = hear(connection, 6)
     assert [slot for slot, _, _ in answered] == list(range(6))
     assert engine.sizes == [1, 4, 1]
+
+
+def test_a_frontend_that_does_not_read_its_answers_keeps_nobody_waiting_and_gets_them_when_it_does(batcher, block):
+    many = 2000  # in batches of 4; a socket takes less than 300 packets that nobody reads
+    with served(batcher, block) as connect:
+        (standing, _), (other, _) = connect(), connect()
+        for ticket in range(many):
+            standing.send(pack([(ticket % LAYOUT.slots, Status.WAITING, ticket)]))
+        other.send(pack([(5, Status.WAITING, 7)]))
+        assert hear(other, 1) == [(5, Status.DONE, 7)]
+        assert hear(standing, many) == [(ticket % LAYOUT.slots, Status.DONE, ticket) for ticket in range(many)]
+        standing.send(pack([(0, Status.WAITING, many)]))
+        assert hear(standing, 1) == [(0, Status.DONE, many)]
 
 
 STUCK = """

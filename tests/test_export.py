@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from serving_models.sources import file_sha256
 
 IMAGES = random_images(8, model_files.SIDE, model_files.SIDE)
 SERVER_FILES = [
+    "inference.onnx",
     "inference.pdiparams",
     "inference.pdmodel",
     "serving_server_conf.prototxt",
@@ -173,7 +175,8 @@ def test_the_facts_say_where_the_model_comes_from(sources: dict[str, Path], expo
     assert facts["source"]["kind"] == "inference_model"
     assert facts["source"]["path"] == "RegNetX_200MF_infer.tar"
     assert facts["source"]["sha256"] == file_sha256(sources["tar"])
-    assert facts["versions"] == {"regnetx_serving": "0.1.0", "paddle": paddle.__version__}
+    versions = {package: version(package) for package in ("onnx", "onnxruntime")}
+    assert facts["versions"] == {"regnetx_serving": "0.1.0", "paddle": paddle.__version__, **versions}
     assert facts["output"] == {"name": "softmax_0.tmp_0", "alias": "prediction", "activation": "softmax", "classes": 7}
     assert facts["input"]["shape"] == [3, 32, 32]
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from running import ROOT
 
-INFERENCE = {"paddle", "onnxruntime", "openvino", "tensorrt", "torch"}
+INFERENCE = {"paddle", "onnx", "onnxruntime", "openvino", "tensorrt", "torch"}
 SERVERS = {"grpc", "uvicorn", "httptools", "starlette", "flask", "paddle_serving_server"}
 OURS = {
     "service.engines",

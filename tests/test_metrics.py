@@ -238,6 +238,16 @@ def test_a_caller_that_leaves_is_counted_at_either_door(metered):
         wait_for(lambda: Scrape(metered)("regnetx_requests_in_flight", door="http") == 0)
 
 
+def test_a_caller_that_leaves_requests_which_it_sent_without_waiting_is_no_error_of_ours(metered):
+    host, port = metered.http.split(":")
+    packet = f"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
+    with counted(metered, Door.HTTP, caller_left=1), stopped(*metered.children()["engine"]):
+        with socket.create_connection((host, int(port)), timeout=30) as caller:
+            caller.sendall(2 * packet)
+            wait_for(lambda: Scrape(metered)("regnetx_requests_in_flight", door="http") == 1)
+        wait_for(lambda: Scrape(metered)("regnetx_requests_in_flight", door="http") == 0)
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 

@@ -48,12 +48,12 @@ class Course:
         self._tried: set[Replica] = set()
 
     @contextmanager
-    def endpoint(self) -> Iterator[Endpoint]:
+    def replica(self) -> Iterator[Replica]:
         """Where the next attempt goes, if possible where none was; what is raised inside tells how it went."""
         try:
             with self._replicas.asked(self._tried) as replica:
                 self._tried.add(replica)
-                yield replica.endpoint
+                yield replica
         except ConnectionFailed:
             if self._resolution:
                 self._resolution.doubt()

@@ -21,13 +21,17 @@ from regnetx_client.http_messages import (
     check_size,
     content_of,
     headers_for,
+    is_unread,
+    offers_bytes,
     path_of,
     raise_for,
 )
 from regnetx_client.images import ImageLike
 from regnetx_client.predictions import Prediction
 from regnetx_client.protocol import Question, predictions_from, question_for
+from regnetx_client.replicas import Replica
 from regnetx_client.retry import retried, retried_async
+from regnetx_client.uploads import Uploads
 from regnetx_client.version import __version__
 
 # Below the 5 s after which uvicorn closes an idle connection: we never send into one that is being closed.
@@ -45,6 +49,8 @@ class Client:
     ``retries`` (with one server 0 unless given) are made of one server only where no work is repeated: the connection
     was refused, or the server named a time (Retry-After with 429 or 503). With several replicas (2 unless given) they
     go to another one, also when the connection broke or no time was named.
+    ``upload``: ``auto`` sends an image as it is to a server that has said in an earlier answer that it takes that, and
+    as base64 to others, as ``base64`` does to all; ``binary`` sends it as it is to all.
     ``service`` and ``method`` make the path; PaddleClas' own server is called ``imagenet``. ``transport`` is httpx's
     (for TLS settings, a proxy, or a test).
     """
@@ -60,11 +66,13 @@ class Client:
         connect_timeout: float | None = 5.0,
         retries: int | None = None,
         connections: int = 100,
+        upload: str = "auto",
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
         self._policy = self._balancer.policy
+        self._uploads = Uploads(upload)
         self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
         self._http = httpx.Client(
@@ -89,8 +97,8 @@ class Client:
         if not question.keys:
             return []
         deadline = self._policy.deadline(timeout)
-        content, course = content_of(question), self._balancer.course()
-        return retried(lambda: self._ask(question, content, course, deadline), course.pause, deadline)
+        course = self._balancer.course()
+        return retried(lambda: self._ask(question, course, deadline), course.pause, deadline)
 
     def is_ready(self) -> bool:
         """Whether one replica at least says that it can classify now; raises BadRequest where it has no ``/readyz``."""
@@ -113,12 +121,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, question: Question, content: bytes, course: Course, deadline: Deadline) -> list[list[Prediction]]:
+    def _ask(self, question: Question, course: Course, deadline: Deadline) -> list[list[Prediction]]:
         self._find(deadline)
-        headers = headers_for(question, deadline.remaining())
-        with course.endpoint() as endpoint:
-            request = _post(self._http, endpoint, self._path, content, headers)
-            return predictions_from(answer_from(self._exchange(request, endpoint, deadline)), question)
+        deadline.remaining()
+        with course.replica() as replica:
+            binary = self._uploads.binary(replica.forms)
+            reply = self._send(question, replica.endpoint, deadline, binary=binary)
+            if _again(self._uploads, replica, reply, binary=binary):
+                reply = self._send(question, replica.endpoint, deadline, binary=False)
+            return predictions_from(answer_from(reply), question)
+
+    def _send(self, question: Question, endpoint: Endpoint, deadline: Deadline, *, binary: bool) -> Reply:
+        headers = headers_for(question, deadline.remaining(), binary=binary)
+        request = _post(self._http, endpoint, self._path, headers, content_of(question, binary=binary))
+        return self._exchange(request, endpoint, deadline)
 
     def _find(self, deadline: Deadline) -> None:
         """Waits until an address is known, where that has to be looked for."""
@@ -163,11 +179,13 @@ class AsyncClient:
         connect_timeout: float | None = 5.0,
         retries: int | None = None,
         connections: int = 100,
+        upload: str = "auto",
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
         self._policy = self._balancer.policy
+        self._uploads = Uploads(upload)
         self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
         self._http = httpx.AsyncClient(
@@ -187,11 +205,11 @@ class AsyncClient:
         self, images: Iterable[ImageLike], top_k: int = 1, *, timeout: Timeout = Default.TIMEOUT
     ) -> list[list[Prediction]]:
         """As ``Client.classify_batch``."""
-        question, content = await asyncio.to_thread(_prepared, images, top_k)
+        question = await asyncio.to_thread(question_for, images, top_k)
         if not question.keys:
             return []
         deadline, course = self._policy.deadline(timeout), self._balancer.course()
-        return await retried_async(lambda: self._ask(question, content, course, deadline), course.pause, deadline)
+        return await retried_async(lambda: self._ask(question, course, deadline), course.pause, deadline)
 
     async def is_ready(self) -> bool:
         """As ``Client.is_ready``."""
@@ -217,14 +235,23 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(
-        self, question: Question, content: bytes, course: Course, deadline: Deadline
-    ) -> list[list[Prediction]]:
+    async def _ask(self, question: Question, course: Course, deadline: Deadline) -> list[list[Prediction]]:
         await self._find(deadline)
-        headers = headers_for(question, deadline.remaining())
-        with course.endpoint() as endpoint:
-            request = _post(self._http, endpoint, self._path, content, headers)
-            return predictions_from(answer_from(await self._exchange(request, endpoint, deadline)), question)
+        deadline.remaining()
+        with course.replica() as replica:
+            binary = self._uploads.binary(replica.forms)
+            reply = await self._send(question, replica.endpoint, deadline, binary=binary)
+            if _again(self._uploads, replica, reply, binary=binary):
+                reply = await self._send(question, replica.endpoint, deadline, binary=False)
+            return predictions_from(answer_from(reply), question)
+
+    async def _send(self, question: Question, endpoint: Endpoint, deadline: Deadline, *, binary: bool) -> Reply:
+        if question.is_heavy and not binary:
+            content = await asyncio.to_thread(content_of, question, binary=False)
+        else:
+            content = content_of(question, binary=binary)
+        headers = headers_for(question, deadline.remaining(), binary=binary)
+        return await self._exchange(_post(self._http, endpoint, self._path, headers, content), endpoint, deadline)
 
     async def _find(self, deadline: Deadline) -> None:
         running = self._balancer.refresh()
@@ -261,16 +288,19 @@ class AsyncClient:
         return Reply(response.status_code, response.headers, bytes(body))
 
 
-def _prepared(images: Iterable[ImageLike], top_k: int) -> tuple[Question, bytes]:
-    question = question_for(images, top_k)
-    return question, content_of(question)
+def _again(uploads: Uploads, replica: Replica, reply: Reply, *, binary: bool) -> bool:
+    return uploads.again(replica.forms, binary=binary, offered=offers_bytes(reply), unread=is_unread(reply))
 
 
 def _post(
-    http: httpx.Client | httpx.AsyncClient, endpoint: Endpoint, path: str, content: bytes, headers: dict[str, str]
+    http: httpx.Client | httpx.AsyncClient,
+    endpoint: Endpoint,
+    path: str,
+    headers: dict[str, str],
+    content: dict[str, Any],
 ) -> httpx.Request:
     headers, extensions = {**headers, **endpoint.headers}, endpoint.extensions
-    return http.build_request("POST", endpoint.url + path, content=content, headers=headers, extensions=extensions)
+    return http.build_request("POST", endpoint.url + path, headers=headers, extensions=extensions, **content)
 
 
 def _get(http: httpx.Client | httpx.AsyncClient, endpoint: Endpoint, path: str) -> httpx.Request:

@@ -30,6 +30,7 @@ _INTERNAL = 13
 # Statuses with a meaning of their own; the other 4xx are final, the other 5xx are the server's failures.
 _CODES = {429: RESOURCE_EXHAUSTED, 502: UNAVAILABLE, 503: UNAVAILABLE, 504: DEADLINE_EXCEEDED}
 _MOST_MILLISECONDS = 99_999_999  # gRPC allows eight digits
+_FILE = "application/octet-stream"
 _LONGEST_WAIT = 86_400.0  # seconds; sleep() refuses what a server could ask for
 
 
@@ -62,14 +63,24 @@ def path_of(service: str, method: str) -> str:
     return f"/{quote(service, safe='')}/{quote(method, safe='')}"
 
 
-def content_of(question: Question) -> bytes:
-    """``{"key": [...], "value": [...]}``: value i is the base64 of the image named key i."""
-    return json.dumps({"key": question.keys, "value": question.values}, separators=(",", ":")).encode("ascii")
+def content_of(question: Question, *, binary: bool) -> dict[str, Any]:
+    """The body, in the words of httpx: JSON of base64; or as they are one file, or several in a form.
+
+    The JSON is ``{"key": [...], "value": [...]}``: value i is the image named key i, which is also its field's name.
+    """
+    if not binary:
+        text = json.dumps({"key": question.keys, "value": question.values}, separators=(",", ":"))
+        return {"content": text.encode("ascii")}
+    if len(question.files) == 1:
+        return {"content": question.files[0]}
+    return {"files": [(key, (key, file, _FILE)) for key, file in zip(question.keys, question.files)]}
 
 
-def headers_for(question: Question, left: float | None) -> dict[str, str]:
-    """The headers of a question when so many seconds are left for it."""
-    headers = {"content-type": "application/json", TOP_K: str(question.top_k)}
+def headers_for(question: Question, left: float | None, *, binary: bool) -> dict[str, str]:
+    """The headers of a question when so many seconds are left for it; httpx adds the type of a form itself."""
+    headers = {TOP_K: str(question.top_k)}
+    if not binary or len(question.files) == 1:
+        headers["content-type"] = _FILE if binary else "application/json"
     if left is not None:
         headers["grpc-timeout"] = grpc_timeout(left)
     return headers
@@ -81,6 +92,16 @@ def grpc_timeout(left: float) -> str:
     if milliseconds <= _MOST_MILLISECONDS:
         return f"{milliseconds}m"
     return f"{min(math.ceil(left), _MOST_MILLISECONDS)}S"
+
+
+def offers_bytes(reply: Reply) -> bool:
+    """Whether the server says that it takes images as they are (Accept-Post: Linked Data Platform 1.0, 7.1.2)."""
+    return _FILE in reply.headers.get("accept-post", "")
+
+
+def is_unread(reply: Reply) -> bool:
+    """Whether this is how a server which takes JSON alone answers anything else."""
+    return reply.status in (400, 415)
 
 
 def answer_from(reply: Reply) -> Answer:

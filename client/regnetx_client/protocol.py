@@ -6,6 +6,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from regnetx_client.errors import (
     BadRequest,
@@ -21,6 +22,7 @@ from regnetx_client.predictions import Prediction, ranked
 
 TOP_K = "x-top-k"  # an HTTP header and a gRPC metadata key; Paddle Serving's own server ignores both
 MOST_ANSWER_BYTES = 64 << 20
+_HEAVY = 1 << 18  # bytes
 
 # gRPC's status codes, by number: the gateway's JSON errors carry them too.
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 3, 4, 5, 7
@@ -44,8 +46,18 @@ class Question:
     """What is asked: images under any keys (each key is an image), and how many predictions of each."""
 
     keys: tuple[str, ...]
-    values: tuple[str, ...]  # base64 of an image file
+    files: tuple[bytes, ...]  # of an image each
     top_k: int
+
+    @cached_property
+    def values(self) -> tuple[str, ...]:
+        """The base64 of each file; takes a millisecond for a megabyte, so see ``is_heavy``."""
+        return tuple(b2a_base64(file, newline=False).decode("ascii") for file in self.files)
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether an event loop has better things to do than to encode these files."""
+        return sum(map(len, self.files)) > _HEAVY
 
 
 @dataclass(frozen=True)
@@ -67,12 +79,12 @@ class Refusal:
 
 
 def question_for(images: Iterable[ImageLike], top_k: int) -> Question:
-    """Reads, encodes and names the images; raises BadImage, OSError, TypeError or ValueError."""
+    """Reads and names the images; raises BadImage, OSError, TypeError or ValueError."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"top_k {top_k!r} is not a whole number from 1 on")
-    values = tuple(b2a_base64(data, newline=False).decode("ascii") for data in all_encoded(images))
-    keys = ("image",) if len(values) == 1 else tuple(f"image_{index}" for index in range(len(values)))
-    return Question(keys, values, top_k)
+    files = tuple(all_encoded(images))
+    keys = ("image",) if len(files) == 1 else tuple(f"image_{index}" for index in range(len(files)))
+    return Question(keys, files, top_k)
 
 
 def predictions_from(answer: Answer, question: Question) -> list[list[Prediction]]:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from regnetx_client.endpoints import Endpoint
 from regnetx_client.errors import ConnectionFailed, DeadlineExceeded, RegnetError, Unavailable
+from regnetx_client.uploads import Forms
 
 _FIRST_ASIDE = 0.5  # seconds, doubled at each further failure
 _LONGEST_ASIDE = 10.0
@@ -26,6 +27,7 @@ class Replica:
     failures: int = 0  # times set aside since it answered last
     aside_until: float = 0.0  # on the monotonic clock
     turn: int = 0  # of the last request
+    forms: Forms = field(default_factory=Forms)  # in which it takes images
 
     def able(self, now: float) -> bool:
         """Not set aside; one that was is tried with a single request before it gets its share again."""

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
+from service.contract.encoded_image import EncodedImage
 from service.contract.fields import REQUEST_FIELDS
 from service.contract.gateway import Route
 from service.contract.json_fields import read_message
@@ -52,6 +53,16 @@ class PipelineRequest:
     method: str = ""
     logid: int = 0
     clientip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A request that came as image files, by HTTP; no part of the protocol."""
+
+    images: Sequence[EncodedImage]
+    name: str = ""
+    method: str = ""
+    logid: int = 0
 
 
 # By gRPC the protobuf message itself is the request; both have the same fields.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from service.contract.encoded_image import PROFILE_KEY, EncodedImage, image_of, shown
 from service.contract.npy import Array, read_npy
-from service.contract.request import AnyRequest, AnyTensor
+from service.contract.request import AnyRequest, AnyTensor, Upload
 from service.errors import ImageError, RpcPackageError, ServiceNameError
 
 _STRING, _BYTES, _UINT8 = 12, 13, 7
+# No .npy file and no pickle that numpy writes begins like one of the accepted images
+_IMAGE_FILES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
 _UNSUPPORTED = (10, 11)  # complex64, complex128
 # elem_type -> the dtype and the field that holds the data (operator.py, proto_tensor_2_numpy)
 _ARRAYS = {
@@ -26,15 +30,19 @@ _ARRAYS = {
 }
 
 
-def unpack(request: AnyRequest, service_name: str) -> list[EncodedImage]:
+def unpack(request: AnyRequest | Upload, service_name: str) -> Sequence[EncodedImage]:
     """Every key is an image but ``pipeline.profile``; of a key given twice the last value counts, at the first's place.
 
-    A text is the base64 of an image file, a 1-d uint8 array is the file itself.
+    A text is the base64 of an image file; a 1-d uint8 array, bytes of an image and the files of an Upload are it.
     Raises ServiceNameError for another service's name, RpcPackageError for parts that do not fit together and
     ImageError for what is no image or when there is none.
     """
     if request.name and request.name != service_name:
         raise ServiceNameError("Failed to inference: Service name error.")
+    return request.images if isinstance(request, Upload) else _images_of(request)
+
+
+def _images_of(request: AnyRequest) -> list[EncodedImage]:
     keys, values = request.key, request.value
     if len(values) < len(keys):
         raise RpcPackageError(f"list index ({len(values)}) out of range")
@@ -56,8 +64,13 @@ def _entries_of(tensor: AnyTensor) -> dict[str, str | Array]:
     if kind not in _ARRAYS and kind != _BYTES:
         raise RpcPackageError(f"elem_type:{kind} error")
     lod = {f"{tensor.name}.lod": Array("int32", _shape_of(len(tensor.lod), (2, -1)))} if tensor.lod else {}
-    array = read_npy(tensor.byte_data) if kind == _BYTES else _array_of(tensor)
+    array = _array_in(tensor.byte_data) if kind == _BYTES else _array_of(tensor)
     return {tensor.name: array, **lod}
+
+
+def _array_in(content: bytes) -> Array:
+    """Bytes are the image file itself, or a .npy file."""
+    return Array("uint8", (len(content),), content) if content.startswith(_IMAGE_FILES) else read_npy(content)
 
 
 def _array_of(tensor: AnyTensor) -> Array:

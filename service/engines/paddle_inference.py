@@ -10,6 +10,7 @@ with warnings.catch_warnings():
     import paddle.inference as paddle_inference
 
 from service.config import LocalService
+from service.engines.precision import gpu_of, require_device, require_precision
 from service.errors import ConfigError, ModelError
 from service.ops.model import Model
 
@@ -39,12 +40,8 @@ class PaddleEngine:
 
 
 def _predictor_config(settings: LocalService, model: Model, instance: int, threads: int) -> paddle_inference.Config:
-    if settings.device_type > 1:
-        raise ConfigError(
-            f"op.*.local_service_conf.device_type: {settings.device_type} is not built in; accepted: 0 (CPU), 1 (GPU)"
-        )
-    if settings.precision != "fp32":
-        raise ConfigError(f"op.*.local_service_conf.precision: {settings.precision} is not built in; accepted: fp32")
+    require_device(settings, engine="paddle", gpu=True)
+    require_precision(settings, engine="paddle", cpu_bf16=True)
     config = paddle_inference.Config(str(model.program), str(model.params))
     config.disable_glog_info()
     config.switch_ir_optim(settings.ir_optim)
@@ -60,12 +57,24 @@ def _predictor_config(settings: LocalService, model: Model, instance: int, threa
 def _on_cpu(config: paddle_inference.Config, settings: LocalService, threads: int) -> None:
     config.disable_gpu()
     config.set_cpu_math_library_num_threads(threads)
-    if not settings.use_mkldnn:
+    if settings.use_mkldnn:
+        config.enable_mkldnn()
+        if settings.mkldnn_cache_capacity:
+            config.set_mkldnn_cache_capacity(settings.mkldnn_cache_capacity)
+    else:
         config.disable_mkldnn()
-        return
-    config.enable_mkldnn()
-    if settings.mkldnn_cache_capacity:
-        config.set_mkldnn_cache_capacity(settings.mkldnn_cache_capacity)
+    if settings.precision == "bf16":
+        _in_bf16(config, settings)
+
+
+def _in_bf16(config: paddle_inference.Config, settings: LocalService) -> None:
+    """Of oneDNN, by a pass over the program; without either Paddle would compute in float32 and say nothing."""
+    if not (settings.use_mkldnn and settings.ir_optim):
+        raise ConfigError(
+            "op.*.local_service_conf.precision: bf16 needs use_mkldnn: true and ir_optim: true with native.engine:"
+            " paddle; accepted: fp32"
+        )
+    config.enable_mkldnn_bfloat16()
 
 
 def _on_gpu(config: paddle_inference.Config, settings: LocalService, instance: int) -> None:
@@ -76,8 +85,12 @@ def _on_gpu(config: paddle_inference.Config, settings: LocalService, instance: i
             f"op.*.local_service_conf.device_type: 1 (GPU), but the installed paddlepaddle {paddle.__version__} is the"
             " CPU build; accepted: 0, or install paddlepaddle-gpu"
         )
-    devices = [int(device) for device in settings.devices.split(",") if device] or [0]
-    config.enable_use_gpu(GPU_MEMORY_MB, devices[instance % len(devices)])
+    if not paddle.device.cuda.device_count():
+        raise ConfigError(
+            "op.*.local_service_conf.device_type: 1 (GPU), but no GPU is visible; accepted: 0, or 1 where the NVIDIA"
+            " driver shows one (in a container: docker run --gpus all)"
+        )
+    config.enable_use_gpu(GPU_MEMORY_MB, gpu_of(settings, instance))
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ from service.native.request_meter import Exchange, RequestMeter
 SERVICE = wire.DESCRIPTOR.services_by_name["PipelineService"].full_name
 STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
 RETRY_AFTER = (("retry-after", "1"),)  # seconds, as the HTTP header says it
+ACCEPTS_BYTES = (("x-accepts-bytes", "1"),)  # to callers that use what stock has not: files need not be base64
 SETTLE_SECONDS = 0.2  # for an answer that has left its handler to leave the process
 OPTIONS = [("grpc.so_reuseport", 1), ("grpc.max_send_message_length", -1)]
 
@@ -104,8 +105,11 @@ class GrpcApi:
             await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
+        asked = _metadata(context, "x-top-k")
+        offer = () if asked is None else ACCEPTS_BYTES
+        context.set_trailing_metadata(offer)
         try:
-            top_k = top_k_of(_metadata(context, "x-top-k"), self._inference.classes)
+            top_k = top_k_of(asked, self._inference.classes)
             return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline))
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
@@ -115,7 +119,7 @@ class GrpcApi:
             exchange.failed(error)
             code, message = status_of(error)
             if isinstance(error, OverloadedError | UnavailableError):
-                context.set_trailing_metadata(RETRY_AFTER)
+                context.set_trailing_metadata((*offer, *RETRY_AFTER))
             await context.abort(STATUS_OF_CODE[int(code)], message)
             raise  # abort has raised already
 

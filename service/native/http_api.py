@@ -8,13 +8,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from service.contract import gateway
 from service.contract.answers import error_answer, render
 from service.contract.gateway import Answer, Route
-from service.contract.request import parse_body
 from service.contract.top_k import top_k_of_http
+from service.contract.upload import ACCEPT_POST, is_upload, read_body
 from service.errors import DrainingError, RequestTooLargeError, ServiceError
 from service.native.health import Health
 from service.native.inference import Inference
@@ -59,7 +60,7 @@ class HttpApi:
         with self._meter.request() as exchange:
             answer = await self._answer_of(scope, receive, exchange)
             if answer is not None:
-                await _send(answer, scope, send)
+                await _send(_with_offer(answer, scope), scope, send)
 
     async def _answer_of(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
         """The answer, whatever happens; None where nobody is there to hear one."""
@@ -109,7 +110,7 @@ class HttpApi:
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
         # A large body can be built to take long; the loop has others to hear meanwhile.
         large = len(body) > LARGE_BODY_BYTES
-        request = await asyncio.to_thread(parse_body, body, route) if large else parse_body(body, route)
+        request = await asyncio.to_thread(read_body, body, route, headers) if large else read_body(body, route, headers)
         exchange.has_been_read()
         response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline)
         return gateway.success(render(response))
@@ -169,6 +170,12 @@ async def _discard(receive: Receive) -> None:
                 message = await receive()
                 if message["type"] == "http.disconnect" or not message.get("more_body"):
                     return
+
+
+def _with_offer(answer: Answer, scope: Scope) -> Answer:
+    """To callers that use what stock has not, the answer says which media types they may send."""
+    asks = any(name == b"x-top-k" or (name == b"content-type" and is_upload(value)) for name, value in scope["headers"])
+    return replace(answer, headers=(*answer.headers, ACCEPT_POST)) if asks and scope["method"] == "POST" else answer
 
 
 async def _send(answer: Answer, scope: Scope, send: Send) -> None:

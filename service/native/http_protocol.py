@@ -5,6 +5,7 @@ import math
 import random
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 1 << 20  # the bound of Go's HTTP server, which stock is
@@ -20,12 +21,20 @@ class HttpProtocol(HttpToolsProtocol):
     max_age = math.inf  # seconds; the first answer after that closes the connection
     _ends_at = math.inf
     _last: RequestResponseCycle | None = None  # the request whose answer is going to close the connection
+    _answering: RequestResponseCycle | None = None  # the request in progress; later ones that are here wait for it
     _head_bytes = 0  # since the last head or piece of a body was complete; trailers count as well
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         super().connection_made(transport)
         self._ends_at = self.loop.time() + self.max_age * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller has gone. uvicorn tells the request that came last; the one in progress may be another."""
+        super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the caller; 400 where they are not HTTP, 431 where a head does not end."""
@@ -56,6 +65,10 @@ class HttpProtocol(HttpToolsProtocol):
         """A request has ended, unless it is one whose head is going to be parsed once more."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _close_after(self, cycle: RequestResponseCycle) -> None:
         """Of requests that were sent without waiting, the last one ends the connection, so that none is lost."""

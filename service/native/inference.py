@@ -3,7 +3,7 @@
 import logging
 
 from service.contract.answers import PipelineResponse, in_band, respond
-from service.contract.request import AnyRequest
+from service.contract.request import AnyRequest, Upload
 from service.contract.unpack import unpack
 from service.errors import EngineError, ServiceError
 from service.native.classify import Classifier
@@ -23,7 +23,7 @@ class Inference:
         self.classes = classes
 
     async def answer(
-        self, request: AnyRequest, exchange: Exchange, *, top_k: int | None, deadline: float | None
+        self, request: AnyRequest | Upload, exchange: Exchange, *, top_k: int | None, deadline: float | None
     ) -> PipelineResponse:
         """The response to one request. ``deadline``: the caller's, in seconds of the monotonic clock.
 

@@ -17,12 +17,14 @@ from service.errors import (
     ServiceError,
     ServiceNameError,
     UnavailableError,
+    UnsupportedMediaTypeError,
 )
 from service.native.metric_block import Block, Counter, Gauge, Histogram
 from service.native.metrics import REQUEST_SECONDS, REQUESTS, REQUESTS_IN_FLIGHT, STAGE_SECONDS, Door, Outcome, Stage
 
 OUTCOMES: dict[type[ServiceError], Outcome] = {
     MalformedRequestError: Outcome.BAD_REQUEST,
+    UnsupportedMediaTypeError: Outcome.BAD_REQUEST,
     RpcPackageError: Outcome.BAD_REQUEST,
     RequestTooLargeError: Outcome.TOO_LARGE,
     ServiceNameError: Outcome.UNKNOWN_SERVICE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from service.errors import ModelError
 from service.ops.converted import CONVERTED_FILE, converted_labels, read_converted
@@ -31,6 +32,7 @@ class Model:
     std: tuple[float, float, float]
     output_name: str
     labels: tuple[str, ...]  # one a class, in class order
+    onnx: Optional[Path] = None  # serving_server/inference.onnx; None: exported before there was one, or by stock
 
     @property
     def classes(self) -> int:
@@ -66,21 +68,39 @@ def load_model(model_config: Path) -> Model:
         std=_std(image),
         output_name=answer.text("name"),
         labels=converted_labels(converted, classes) if converted else _labels(facts, classes),
+        onnx=_server_file(files, "onnx", folder) if "onnx" in files.values else None,
     )
 
 
 def verify_files(model: Model) -> None:
-    """Raises ModelError where the program or the parameters are not, by their SHA-256, those that were exported.
+    """Raises ModelError where a file of any engine is not, by its SHA-256, the one that was exported.
 
     Of a model of stock's converter no SHA-256 is known, and nothing is checked.
     """
-    if _converted(model.program.parent):
-        return
-    expected = read_facts(_facts_file(model.program.parent)).section("sha256")
-    for key, file in (("program", model.program), ("params", model.params)):
+    expected = expected_sha256(model)
+    for key, file in (("program", model.program), ("params", model.params), ("onnx", model.onnx)):
+        if file is None or expected is None:
+            continue
         found, wanted = _sha256(file), expected.text(key)
         if found != wanted.lower():
             raise ModelError(f"{file}: SHA-256 is {found}, {expected.file.name} says {wanted}; export it again")
+
+
+def expected_sha256(model: Model) -> Optional[Facts]:
+    """The SHA-256 of each file as ``model.yml`` has it; None for a model of stock's converter."""
+    if _converted(model.program.parent):
+        return None
+    return read_facts(_facts_file(model.program.parent)).section("sha256")
+
+
+def onnx_file(model: Model, *, engine: str) -> Path:
+    """The model's ONNX file. Raises ModelError where it has none."""
+    if model.onnx is None:
+        raise ModelError(
+            f"{model.program.parent}: has no ONNX file, which native.engine: {engine} reads; export the model again,"
+            " or take native.engine: paddle"
+        )
+    return model.onnx
 
 
 def _converted(model_config: Path) -> Path | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from regnetx_client.uploads import UPLOADS
 from regnetx_client.version import __version__
 
 URL = "http://localhost:18080"
@@ -34,6 +35,7 @@ class Options:
     concurrency: int
     batch: int
     retries: int
+    upload: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +66,7 @@ def parsed(arguments: Sequence[str] | None) -> Options:
         concurrency=given.concurrency,
         batch=given.batch,
         retries=given.retries,
+        upload=given.upload,
     )
 
 
@@ -98,6 +101,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--service", metavar="NAME", default="regnet", help="the service's name (regnet)")
     parser.add_argument(
         "--timeout", metavar="S", type=_timeout, default=30.0, help="seconds for a request, or none (30)"
+    )
+    parser.add_argument(
+        "--upload", choices=UPLOADS, default="auto", help="images as base64, as they are, or as the server says (auto)"
     )
 
 

@@ -35,6 +35,7 @@ def _over_http(options: Options) -> Classifier:
         service=options.service,
         timeout=options.timeout,
         retries=options.retries,
+        upload=options.upload,
         # Those in use are bounded elsewhere; each replica may keep a few that are not.
         connections=max(options.concurrency, 100),
     )
@@ -45,4 +46,10 @@ def _over_grpc(options: Options) -> Classifier:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from regnetx_client.grpc import AsyncGrpcClient
 
-    return AsyncGrpcClient(options.targets, service=options.service, timeout=options.timeout, retries=options.retries)
+    return AsyncGrpcClient(
+        options.targets,
+        service=options.service,
+        timeout=options.timeout,
+        retries=options.retries,
+        upload=options.upload,
+    )

@@ -1,0 +1,55 @@
+"""OpenVINO on the CPU."""
+
+import sys
+
+import numpy as np
+
+if "openvino_telemetry" not in sys.modules:
+    # Only its converter uses it, which nothing here calls; a service has nothing to report to its vendor.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+import openvino  # type: ignore[import-untyped]
+
+from service.config import LocalService
+from service.engines.precision import require_device, require_precision
+from service.errors import ConfigError, ModelError
+from service.ops.model import Model, onnx_file
+
+PRECISIONS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
+
+
+class OpenVinoEngine:
+    """One compiled model with one inference request."""
+
+    def __init__(self, settings: LocalService, model: Model, *, instance: int, threads: int) -> None:
+        require_device(settings, engine="openvino", gpu=False)
+        require_precision(settings, engine="openvino", cpu_bf16=True)
+        file, precision = onnx_file(model, engine="openvino"), PRECISIONS[settings.precision]
+        try:
+            compiled = openvino.Core().compile_model(str(file), "CPU", _properties(precision, threads))
+        except RuntimeError as error:
+            raise ModelError(f"{file}: OpenVINO cannot load it: {' '.join(str(error).split())}") from None
+        in_force = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if in_force != precision:
+            raise ConfigError(
+                f"op.*.local_service_conf.precision: {settings.precision}, but OpenVINO takes {in_force} on this CPU;"
+                " accepted: native.engine: paddle"
+            )
+        self._request = compiled.create_infer_request()
+        self._input = compiled.input(0)
+        self._output = compiled.output(0)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Scores (n, classes) float32 of a batch (n, 3, height, width) float32."""
+        scores: np.ndarray = self._request.infer({self._input: batch}, share_inputs=True)[self._output]
+        return scores
+
+
+def _properties(precision: openvino.Type, threads: int) -> dict[str, object]:
+    return {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        # Every engine process would pin its threads to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+        "ENABLE_HYPER_THREADING": True,  # otherwise no more threads than physical cores
+    }
