@@ -6,6 +6,7 @@ cleaned up, and the tool that Paddle2ONNX brings for that installs packages whil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def onnx_scores(file: Path, images: Array) -> Array:
 
     Raises RuntimeError or ValueError where it cannot run the file.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # see service.engines
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()

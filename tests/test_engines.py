@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -223,3 +224,19 @@ def test_warm_up_runs_every_batch_size(model):
 
     warm_up(Answering(answer), model, batch_size=5)
     assert sorted(sizes) == [1, 2, 3, 4, 5]
+
+
+def test_no_engine_leaves_anything_in_the_home_folder(digits_model, tmp_path):
+    """ONNX Runtime would keep a database of its telemetry there."""
+    program = f"""
+from pathlib import Path
+from service.config import Config
+from service.engines import VENDORS, open_engine
+from service.ops.model import load_model
+for engine in VENDORS:
+    config = Config.model_validate({configuration(digits_model)!r} | {{"native": {{"engine": engine}}}})
+    open_engine(config, load_model(Path({str(digits_model)!r})))
+"""
+    places = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME")}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, env=os.environ | places, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

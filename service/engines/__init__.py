@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from service.config import Config
 from service.errors import ConfigError, ModelError
 from service.ops.model import Model
+
+# ONNX Runtime's Linux build reports its use to its maker and keeps a database of that in the home folder. It looks at
+# this when it is imported; its own disable_telemetry_events() comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     # Here and below late: whoever only wants to know which engine is chosen needs no NumPy for it.
