@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from benchmarks.processes import children, memory, used
 from benchmarks.results import machine, versions
 from benchmarks.subjects import export_random_model, write_photograph
-from benchmarks.throughput import READY, ROOT, configuration, run
+from benchmarks.throughput import ROOT, configuration, run, serving
 
 FILE = Path(__file__).parent / "COST.md"
 MODELS = "RegNetX_200MF,RegNetX_4GF,RegNetX_32GF"
@@ -103,17 +102,9 @@ def _measure(variant: str, folder: Path, config: Path, images: dict[str, Path], 
 @contextmanager
 def _serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """A service, its HTTP address, and the seconds until it said ready."""
-    command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
     started = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as service:
-        try:
-            assert service.stdout is not None
-            ready = next(filter(None, map(READY.match, service.stdout)), None)
-            if ready is None:
-                raise SystemExit("the service did not start")
-            yield service, ready["http"], time.perf_counter() - started
-        finally:
-            service.send_signal(signal.SIGTERM)
+    with serving(config) as (service, ready):
+        yield service, ready["http"], time.perf_counter() - started
 
 
 def _cost(service: subprocess.Popen[str], address: str, name: str, image: Path, seconds: float) -> Cost:

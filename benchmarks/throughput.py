@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,6 @@ def configuration(folder: Path, source: Path, model: Path) -> Path:
     values["http_port"] = values["rpc_port"] = 0
     # What is counted costs the same without its door, and another service may have the port.
     values["dag"] = {**values.get("dag", {}), "enable_prometheus": False}
-    values.setdefault("dag", {})["prometheus_port"] = 0
     values["native"] = {**values.get("native", {}), "host": "127.0.0.1"}
     next(iter(values["op"].values()))["local_service_conf"]["model_config"] = str(model)
     file = folder / "config.yml"
@@ -75,18 +76,8 @@ def configuration(folder: Path, source: Path, model: Path) -> Path:
 
 
 def _measure(config: Path, image: Path, *, seconds: float, rounds: int) -> list[dict[str, Result]]:
-    service = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--config", str(config)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert service.stdout is not None
-        ready = READY.match(service.stdout.readline())
-        if ready is None:
-            raise SystemExit("the service did not start")
+    with serving(config) as (_, ready):
         return [_round(config, image, ready, seconds) for _ in range(rounds)]
-    finally:
-        service.terminate()
-        service.wait(60)
 
 
 def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> dict[str, Result]:
@@ -98,6 +89,21 @@ def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> d
         results[name] = run("load", door, ready[door], str(image), str(concurrency), str(seconds))
         print(f"{name}: {results[name].images_per_second:.0f} images/s", file=sys.stderr)
     return results
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
+    """A service that is ready, and where it answers."""
+    command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout is not None
+            ready = next(filter(None, map(READY.match, service.stdout)), None)
+            if ready is None:
+                raise SystemExit("the service did not start")
+            yield service, ready
+        finally:
+            service.terminate()
 
 
 def run(module: str, *arguments: str) -> Result:

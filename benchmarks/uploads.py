@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.cost import PHOTOGRAPHS
 from benchmarks.load import grpc_request, http_body
 from benchmarks.processes import Used, used
 from benchmarks.subjects import export_random_model, write_photograph
-from benchmarks.throughput import READY, ROOT, configuration, run
+from benchmarks.throughput import ROOT, configuration, run, serving
 
 CONCURRENCY = 8
 FORMS = {
@@ -40,12 +36,12 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         model = export_random_model(Path(folder), "RegNetX_200MF", image_size=224)
-        with _serving(configuration(Path(folder), arguments.config, model)) as (supervisor, ready):
+        with serving(configuration(Path(folder), arguments.config, model)) as (service, ready):
             print("| JPEG | form | request bytes | frontend ms | event loop ms | images/s |")
             print("|---|---|--:|--:|--:|--:|")
             for name, (width, height) in PHOTOGRAPHS.items():
                 image = write_photograph(Path(folder) / f"{name}.jpg", width=width, height=height)
-                for line in _lines(name, image, supervisor, ready, arguments):
+                for line in _lines(name, image, service.pid, ready, arguments):
                     print(line, flush=True)
 
 
@@ -55,21 +51,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--config", type=Path, default=ROOT / "config.yml", help="default: config.yml")
     return parser.parse_args()
-
-
-@contextmanager
-def _serving(config: Path) -> Iterator[tuple[int, re.Match[str]]]:
-    """The process id of a service, and where it answers."""
-    command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as service:
-        try:
-            assert service.stdout is not None
-            ready = next(filter(None, map(READY.match, service.stdout)), None)
-            if ready is None:
-                raise SystemExit("the service did not start")
-            yield service.pid, ready
-        finally:
-            service.terminate()
 
 
 def _lines(name: str, image: Path, supervisor: int, ready: re.Match[str], arguments: argparse.Namespace) -> list[str]:

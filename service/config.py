@@ -169,6 +169,11 @@ class Config(Section):
         return self.worker_num if self.build_dag_each_worker else 1
 
     @property
+    def threads_under_load(self) -> int:
+        """CPU threads of one engine's run while others run too: its share of ``thread_num``."""
+        return max(1, self.regnet.local_service_conf.thread_num // self.regnet.concurrency)
+
+    @property
     def slots(self) -> int:
         """Images that may be between admission and answer in one frontend at the same time."""
         return self.native.slots or min(self.dag.channel_size, MOST_SLOTS) or 128

@@ -38,11 +38,6 @@ def in_force(config: Config, model: Model) -> Config:
     return config.model_copy(update={"native": native})
 
 
-def threads_of_one(config: Config) -> int:
-    """The threads of one engine among ``concurrency``, as the service runs it under load."""
-    return max(1, config.regnet.local_service_conf.thread_num // config.regnet.concurrency)
-
-
 def fastest(found: dict[str, Any], precision: str) -> str:
     """The name of the engine with the highest rate, among those whose scores are Paddle's.
 
@@ -60,7 +55,7 @@ def _choose(config: Config, model: Model) -> str:
     if model.onnx is None:
         log.info("native.engine: auto takes %s: %s has no ONNX file for another", REFERENCE, model.name)
         return REFERENCE
-    threads = threads_of_one(config)
+    threads = config.threads_under_load
     here = circumstances(config, model, threads)
     choice = kept(model, here)
     if choice is not None:

@@ -40,7 +40,7 @@ class Engines:
         """Load and warm up. Raises StartupError."""
         settings, batch_size = config.regnet.local_service_conf, config.regnet.batch_size
         threads = settings.thread_num
-        share = max(1, threads // config.regnet.concurrency)
+        share = config.threads_under_load
         shared = open_engine(config, model, instance=instance, threads=share)
         began = time.monotonic()
         warm_up(shared, model, batch_size=batch_size)
