@@ -128,6 +128,18 @@ def test_threads_take_turns_at_their_one_predictor(tmp_path, monkeypatch):
 
 
 @needs_stock
+def test_it_starts_though_the_c_library_does_not_say_its_version_at_once(digits_model, tmp_path, monkeypatch):
+    asked = tmp_path / "asked"
+    silent_once = f"""#!/bin/sh\nif [ -e "{asked}" ]; then exec {shutil.which("ldd")} "$@"; fi\n: > "{asked}"\n"""
+    (tmp_path / "ldd").write_text(silent_once)
+    (tmp_path / "ldd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with stock_serving(tmp_path, stock_configuration(digits_model)) as running:
+        [answer] = last_line(running.ask(stock_client(running.rpc, [{"feed": {"image": str(DIGITS[0])}}])))
+    assert answer["label"] == "['eight']" and asked.exists()
+
+
+@needs_stock
 def test_it_serves_grpc_alone(digits_model, tmp_path):
     config = stock_configuration(digits_model)
     del config["http_port"]

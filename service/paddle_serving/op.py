@@ -17,6 +17,7 @@ from service.ops.decode import Limits, decode
 from service.ops.label import rank
 from service.ops.model import Model
 from service.ops.preprocess import preprocess
+from service.paddle_serving.paddle_import import import_paddle
 
 BYTES = 13  # elem_type of numpy's .npy format
 Inputs = Mapping[str, Mapping[str, Any]]
@@ -50,6 +51,12 @@ class RegnetOp(Op):  # type: ignore[misc]
         super().__init__(**options)
         self._recipe = recipe
         self._one_at_a_time = threading.Lock()
+
+    def _run(self, *arguments: Any) -> None:
+        """What stock runs in each process or thread of an op."""
+        with self._one_at_a_time:
+            import_paddle()
+        super()._run(*arguments)
 
     def process(self, feed_batch: Any, typical_logid: int = 0) -> Step:
         """Stock's inference. NOTE its threads share one predictor and would read each other's scores."""
