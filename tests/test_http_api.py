@@ -45,7 +45,7 @@ class EndlessInference:
     def __init__(self):
         self.asked, self.abandoned = asyncio.Event(), False
 
-    async def answer(self, request, exchange, *, top_k, deadline):
+    async def answer(self, request, exchange, *, top_k, deadline, large):
         self.asked.set()
         try:
             await asyncio.Event().wait()

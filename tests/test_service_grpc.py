@@ -36,6 +36,19 @@ def test_key_and_value(channel):
     assert (answer.err_no, answer.err_msg, list(answer.key)) == (0, "", ["label", "prob"])
 
 
+def test_a_message_built_to_exhaust_memory_is_refused_in_band(channel, service):
+    answer = infer(channel, wire.Request(tensors=[wire.Tensor()] * 3_000_000))
+    assert (answer.err_no, answer.err_msg) == (8000, "rpc package error: more than 400000 fields in one message")
+    assert infer(channel, wire.Request(key=["image"], value=[TEXT])).err_no == 0
+
+
+def test_an_image_as_millions_of_numbers_is_read(channel):
+    padded = DIGIT + bytes(2_000_000)
+    tensor = wire.Tensor(name="image", elem_type=7, uint32_data=padded, shape=[len(padded)])
+    answer = infer(channel, wire.Request(tensors=[tensor]))
+    assert answer.err_no == 0
+
+
 def npy(array):
     file = io.BytesIO()
     np.save(file, array)

@@ -14,6 +14,7 @@ from service.errors import ImageError, RpcPackageError, ServiceNameError
 _STRING, _BYTES, _UINT8 = 12, 13, 7
 # No .npy file and no pickle that numpy writes begins like one of the accepted images
 _IMAGE_FILES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
+_STEP = 1 << 16
 _UNSUPPORTED = (10, 11)  # complex64, complex128
 # elem_type -> the dtype and the field that holds the data (operator.py, proto_tensor_2_numpy)
 _ARRAYS = {
@@ -80,10 +81,15 @@ def _array_of(tensor: AnyTensor) -> Array:
     if tensor.elem_type != _UINT8:
         return Array(dtype, shape)
     try:
-        return Array(dtype, shape, bytes(numbers))
+        return Array(dtype, shape, _bytes_of(numbers))
     except ValueError:
         message = f"tensor {shown(tensor.name)} holds {max(numbers)}, but its elem_type 7 is uint8: 0 to 255"
         raise ImageError(message) from None
+
+
+def _bytes_of(numbers: Sequence[int]) -> bytes:
+    """In steps, between which other threads have their turn. Raises ValueError for what is no byte."""
+    return b"".join(bytes(numbers[at : at + _STEP]) for at in range(0, len(numbers), _STEP))
 
 
 def _shape_of(count: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ log = logging.getLogger("regnetx.engine")
 
 STUCK_SECONDS = 60  # and so many more for each image of a batch: no run takes that long
 STUCK_SECONDS_PER_IMAGE = 5
-# Before that it is only taken for stuck: when a run takes longer than twice the whole warm-up, and than this.
+# Before that it is only taken for stuck: when a run takes longer than twice the whole warm-up, than ten times the
+# longest run until then, and than this.
 LEAST_PATIENCE_SECONDS = 5.0
 WARM_UPS_OF_PATIENCE = 2
 

@@ -12,9 +12,10 @@ from grpc_reflection.v1alpha import reflection
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from service.contract.answers import to_message
 from service.contract.gateway import status_of
+from service.contract.message import parse_message
 from service.contract.top_k import top_k_of
-from service.errors import OverloadedError, ServiceError, UnavailableError
-from service.native.inference import Inference
+from service.errors import OverloadedError, RpcPackageError, ServiceError, UnavailableError
+from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
 from service.native.request_meter import Exchange, RequestMeter
 
@@ -97,12 +98,16 @@ class GrpcApi:
                 self._idle.set()
 
     async def _infer(self, packet: bytes, context: Any, exchange: Exchange) -> wire.Response:
+        large = len(packet) > LARGE_REQUEST_BYTES
         try:
-            request = wire.Request.FromString(packet)
+            request = await asyncio.to_thread(parse_message, packet) if large else parse_message(packet)
             exchange.has_been_read()
         except DecodeError:
             exchange.outcome = Outcome.BAD_REQUEST
             await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+        except RpcPackageError as error:
+            exchange.failed(error)
+            return to_message(self._inference.refusal(error))
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = _metadata(context, "x-top-k")
@@ -110,7 +115,8 @@ class GrpcApi:
         context.set_trailing_metadata(offer)
         try:
             top_k = top_k_of(asked, self._inference.classes)
-            return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline))
+            response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
+            return to_message(response)
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
             exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT

@@ -18,7 +18,7 @@ from service.contract.top_k import top_k_of_http
 from service.contract.upload import ACCEPT_POST, is_upload, read_body
 from service.errors import DrainingError, RequestTooLargeError, ServiceError
 from service.native.health import Health
-from service.native.inference import Inference
+from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
 from service.native.request_meter import Exchange, RequestMeter
 from service.native.vitals import Readiness
@@ -30,7 +30,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-LARGE_BODY_BYTES = 1 << 20
 DISCARD_SECONDS = 0.5
 DISCARD_CHUNKS = 256  # of 64 KiB
 HEALTH_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
@@ -108,11 +107,10 @@ class HttpApi:
         timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
         deadline = None if timeout is None else time.monotonic() + timeout
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
-        # A large body can be built to take long; the loop has others to hear meanwhile.
-        large = len(body) > LARGE_BODY_BYTES
+        large = len(body) > LARGE_REQUEST_BYTES
         request = await asyncio.to_thread(read_body, body, route, headers) if large else read_body(body, route, headers)
         exchange.has_been_read()
-        response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline)
+        response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
         return gateway.success(render(response))
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

@@ -1,5 +1,6 @@
 """One pipeline request -> one pipeline response, the same for both doors."""
 
+import asyncio
 import logging
 
 from service.contract.answers import PipelineResponse, in_band, respond
@@ -8,6 +9,9 @@ from service.contract.unpack import unpack
 from service.errors import EngineError, ServiceError
 from service.native.classify import Classifier
 from service.native.request_meter import Exchange
+
+# One beyond that can be built to take long, and is read in a thread: the loop has others to hear meanwhile.
+LARGE_REQUEST_BYTES = 1 << 20
 
 log = logging.getLogger("regnetx.inference")
 
@@ -23,16 +27,23 @@ class Inference:
         self.classes = classes
 
     async def answer(
-        self, request: AnyRequest | Upload, exchange: Exchange, *, top_k: int | None, deadline: float | None
+        self,
+        request: AnyRequest | Upload,
+        exchange: Exchange,
+        *,
+        top_k: int | None,
+        deadline: float | None,
+        large: bool = False,
     ) -> PipelineResponse:
         """The response to one request. ``deadline``: the caller's, in seconds of the monotonic clock.
 
-        ``exchange`` is told of failures that are answered in band.
+        ``large``: it came in more than LARGE_REQUEST_BYTES. ``exchange`` is told of failures that are answered in band.
 
         Raises the ServiceErrors that are told at the door: overload, the caller's deadline, no engine.
         """
         try:
-            images = unpack(request, self._service)
+            name = self._service
+            images = await asyncio.to_thread(unpack, request, name) if large else unpack(request, name)
             predictions = await self._classifier.classify(images, top_k=top_k or 1, deadline=deadline)
             return respond(predictions, top_k)
         except ServiceError as error:
@@ -44,3 +55,7 @@ class Inference:
             log.exception("a request failed in a way that nobody thought of")
             exchange.failed(error)
             return in_band(EngineError("internal error"), request.logid, self._op)
+
+    def refusal(self, error: ServiceError) -> PipelineResponse:
+        """The response, in band, to a request that was not even read."""
+        return in_band(error, 0, self._op)

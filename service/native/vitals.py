@@ -9,6 +9,7 @@ from service.native.metrics import Vital
 BEAT_SECONDS = 0.5
 # Ten beats. A loop that is busy or short of processor misses some; one that has missed ten serves nobody.
 SILENT_SECONDS = 5.0
+RUNS_OF_PATIENCE = 10  # of the longest that has ended
 
 
 class Readiness(IntEnum):
@@ -50,7 +51,9 @@ class Vitals:
         self._cells[Vital.RUN_BEGAN.value] = time.monotonic()
 
     def end_run(self) -> None:
-        """The run has ended."""
+        """The run has ended, and was not stuck however long it took: others may take as long, and longer under load."""
+        took = time.monotonic() - self._cells[Vital.RUN_BEGAN.value]
+        self.patience = max(self.patience, RUNS_OF_PATIENCE * took)
         self.beat()
         self._cells[Vital.RUN_BEGAN.value] = 0.0
 
