@@ -110,6 +110,10 @@ class Native(Section):
     slots: Optional[Annotated[int, Field(ge=1, le=MOST_SLOTS)]] = None
     decode_threads: Optional[Processors] = None
     max_body_bytes: Annotated[int, Field(ge=1024, le=MOST)] = 64 * 2**20
+    max_buffered_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 256 * 2**20
+    max_connections: Positive = 1000
+    read_timeout_ms: Positive = 60_000
+    idle_timeout_ms: Positive = 75_000
     max_image_bytes: Positive = 20 * 2**20
     max_image_pixels: Positive = 50_000_000
     request_timeout_ms: Positive = 30_000

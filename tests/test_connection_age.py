@@ -16,7 +16,7 @@ from calling import BODY, METHOD, TEXT
 from running import configuration, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
-from service.native.http_protocol import AGE_SPREAD, aging
+from service.native.http_protocol import AGE_SPREAD, bounded
 from serving_models.bundled.digits.held_out import held_out
 
 AGE_MS = 400
@@ -110,8 +110,8 @@ def read_answers(caller, count):
 
 
 def test_ages_are_spread():
-    assert aging(0).max_age == float("inf")
-    assert aging(60.0).max_age == 60.0
+    assert bounded(max_age=0).max_age == float("inf")
+    assert bounded(max_age=60.0).max_age == 60.0
     assert 0 < AGE_SPREAD < 1
 
 

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from service.native.budget import Budget
 from service.native.http_api import HttpApi
 from service.native.metric_block import Block
 from service.native.metrics import REQUESTS, REQUESTS_IN_FLIGHT, Door, Outcome, cell_of
@@ -75,7 +76,7 @@ class Caller:
 
 async def test_the_work_of_a_caller_that_leaves_is_given_up_and_nothing_is_sent(block):
     inference, caller = EndlessInference(), Caller({"type": "http.request", "body": b"{}"})
-    api = HttpApi(inference, None, RequestMeter(block, Door.HTTP), max_body_bytes=1000)
+    api = HttpApi(inference, None, RequestMeter(block, Door.HTTP), Budget(10_000), max_body_bytes=1000)
     request = asyncio.create_task(api(dict(SCOPE), caller.receive, caller.send))
     await asyncio.wait_for(inference.asked.wait(), 10)
     assert not inference.abandoned
@@ -88,7 +89,7 @@ async def test_the_work_of_a_caller_that_leaves_is_given_up_and_nothing_is_sent(
 
 async def test_a_body_that_is_still_on_its_way_when_draining_ends_is_answered_with_err_no_3001(block):
     caller = Caller({"type": "http.request", "body": b"{", "more_body": True})
-    api = HttpApi(EndlessInference(), None, RequestMeter(block, Door.HTTP), max_body_bytes=1000)
+    api = HttpApi(EndlessInference(), None, RequestMeter(block, Door.HTTP), Budget(10_000), max_body_bytes=1000)
     request = asyncio.create_task(api(dict(SCOPE), caller.receive, caller.send))
     await asyncio.wait_for(caller.is_silent.wait(), 10)
     request.cancel()

@@ -15,6 +15,7 @@ import uvloop
 
 from service.config import Config
 from service.errors import ConfigError, EngineError, StartupError
+from service.native.budget import Budget
 from service.native.child import Control, become_child
 from service.native.classify import Classifier, ImageMeter
 from service.native.dispatch import Dispatcher
@@ -22,7 +23,7 @@ from service.native.engine_link import EngineLink
 from service.native.grpc_api import GrpcApi
 from service.native.health import Health
 from service.native.http_api import HttpApi
-from service.native.http_protocol import aging
+from service.native.http_protocol import bounded
 from service.native.inference import Inference
 from service.native.metric_block import Block
 from service.native.metrics import Door
@@ -34,8 +35,6 @@ from service.ops.model import Model, load_model
 
 log = logging.getLogger("regnetx.frontend")
 
-# Longer than the idle time of the usual proxies, so that it is they who close, never in the middle of a request.
-KEEP_ALIVE_SECONDS = 75
 CUT_SECONDS = 1  # for the answers to requests that were cut to leave
 PROOF_PAUSE_SECONDS = 0.5
 
@@ -70,6 +69,7 @@ class Frontend:
         self._inference = Inference(
             self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
         )
+        self._budget = Budget(native.max_buffered_bytes)
         self._http = self._http_server() if order["http"] is not None else None
         self._http_socket = socket.socket(fileno=order["http"]) if order["http"] is not None else None
         self._rpc: str | None = order["rpc"]
@@ -96,7 +96,8 @@ class Frontend:
             return None
         native = self._config.native
         api = GrpcApi(
-            self._inference, RequestMeter(self._block, Door.GRPC), max_message_bytes=native.max_body_bytes,
+            self._inference, RequestMeter(self._block, Door.GRPC), self._budget,
+            max_message_bytes=native.max_body_bytes, idle=native.idle_timeout_ms / 1000,
             max_age=native.max_connection_age_ms / 1000, grace=self._config.timeout + CUT_SECONDS,
         )  # fmt: skip
         try:
@@ -149,11 +150,16 @@ class Frontend:
     def _http_server(self) -> HttpServer:
         native = self._config.native
         meter = RequestMeter(self._block, Door.HTTP)
-        api = HttpApi(self._inference, self._health, meter, max_body_bytes=native.max_body_bytes)
+        api = HttpApi(self._inference, self._health, meter, self._budget, max_body_bytes=native.max_body_bytes)
+        protocol = bounded(
+            max_age=native.max_connection_age_ms / 1000,
+            read_timeout=native.read_timeout_ms / 1000,
+            max_connections=native.max_connections,
+        )
         return HttpServer(
             uvicorn.Config(
-                api, http=aging(native.max_connection_age_ms / 1000), ws="none", lifespan="off", log_config=None,
-                access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                api, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                timeout_keep_alive=native.idle_timeout_ms / 1000,  # type: ignore[arg-type]  # it takes fractions
                 timeout_graceful_shutdown=math.ceil(native.drain_timeout_ms / 1000) + CUT_SECONDS,
             )
         )  # fmt: skip

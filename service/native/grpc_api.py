@@ -14,7 +14,8 @@ from service.contract.answers import to_message
 from service.contract.gateway import status_of
 from service.contract.message import parse_message
 from service.contract.top_k import top_k_of
-from service.errors import OverloadedError, RpcPackageError, ServiceError, UnavailableError
+from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.native.budget import Budget, Share
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
 from service.native.request_meter import Exchange, RequestMeter
@@ -31,18 +32,32 @@ class GrpcApi:
     """One gRPC server on one address; health follows what ``set_serving`` was told last."""
 
     def __init__(
-        self, inference: Inference, meter: RequestMeter, *, max_message_bytes: int, max_age: float, grace: float
+        self,
+        inference: Inference,
+        meter: RequestMeter,
+        budget: Budget,
+        *,
+        max_message_bytes: int,
+        idle: float,
+        max_age: float,
+        grace: float,
     ) -> None:
-        """``max_age``: seconds until a connection is told to go, 0 for never; ``grace``: seconds for its calls then."""
+        """``idle``: seconds without a call after which a connection ends; ``max_age``: seconds until it is told to go,
+        0 for never; ``grace``: seconds for its calls then."""
         self._inference = inference
         self._meter = meter
+        self._budget = budget
         self._health = health.aio.HealthServicer()
         self._serving: bool | None = None
         self._telling = asyncio.Lock()
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        options = [*OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
+        options = [
+            *OPTIONS,
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_connection_idle_ms", round(idle * 1000)),
+        ]
         if max_age:
             options.append(("grpc.max_connection_age_ms", round(max_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(grace * 1000)))
@@ -90,44 +105,47 @@ class GrpcApi:
         self._in_flight += 1
         self._idle.clear()
         try:
-            with self._meter.request() as exchange:
-                return await self._infer(packet, context, exchange)
+            with self._meter.request() as exchange, self._budget.share() as share:
+                return await self._infer(packet, context, exchange, share)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
 
-    async def _infer(self, packet: bytes, context: Any, exchange: Exchange) -> wire.Response:
-        large = len(packet) > LARGE_REQUEST_BYTES
-        try:
-            request = await asyncio.to_thread(parse_message, packet) if large else parse_message(packet)
-            exchange.has_been_read()
-        except DecodeError:
-            exchange.outcome = Outcome.BAD_REQUEST
-            await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
-        except RpcPackageError as error:
-            exchange.failed(error)
-            return to_message(self._inference.refusal(error))
+    async def _infer(self, packet: bytes, context: Any, exchange: Exchange, share: Share) -> wire.Response:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = _metadata(context, "x-top-k")
         offer = () if asked is None else ACCEPTS_BYTES
         context.set_trailing_metadata(offer)
         try:
-            top_k = top_k_of(asked, self._inference.classes)
-            response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
-            return to_message(response)
+            share.grow_to(len(packet))
+            return await self._answer(packet, exchange, asked, deadline)
+        except DecodeError:
+            exchange.outcome = Outcome.BAD_REQUEST
+            await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
             exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT
             raise
         except ServiceError as error:
             exchange.failed(error)
+            if error.err_no is not None:
+                return to_message(self._inference.refusal(error))
             code, message = status_of(error)
             if isinstance(error, OverloadedError | UnavailableError):
                 context.set_trailing_metadata((*offer, *RETRY_AFTER))
             await context.abort(STATUS_OF_CODE[int(code)], message)
-            raise  # abort has raised already
+        raise AssertionError("abort has raised already")
+
+    async def _answer(
+        self, packet: bytes, exchange: Exchange, asked: str | None, deadline: float | None
+    ) -> wire.Response:
+        large = len(packet) > LARGE_REQUEST_BYTES
+        request = await asyncio.to_thread(parse_message, packet) if large else parse_message(packet)
+        exchange.has_been_read()
+        top_k = top_k_of(asked, self._inference.classes)
+        return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large))
 
 
 def _metadata(context: Any, key: str) -> str | None:

@@ -16,7 +16,8 @@ from service.contract.answers import error_answer, render
 from service.contract.gateway import Answer, Route
 from service.contract.top_k import top_k_of_http
 from service.contract.upload import ACCEPT_POST, is_upload, read_body
-from service.errors import DrainingError, RequestTooLargeError, ServiceError
+from service.errors import DrainingError, OverloadedError, RequestTooLargeError, ServiceError
+from service.native.budget import Budget, Share
 from service.native.health import Health
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
@@ -42,10 +43,13 @@ class CallerLeft(Exception):
 class HttpApi:
     """One request in, one answer out; whatever goes wrong becomes the answer that the contract has for it."""
 
-    def __init__(self, inference: Inference, health: Health, meter: RequestMeter, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, inference: Inference, health: Health, meter: RequestMeter, budget: Budget, *, max_body_bytes: int
+    ) -> None:
         self._inference = inference
         self._health = health
         self._meter = meter
+        self._budget = budget
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,14 +98,15 @@ class HttpApi:
             exchange.refused(route.status)
             return route
         headers = dict(scope["headers"])
-        try:
-            body = await self._body(headers, receive)
-        except RequestTooLargeError:
-            if b"expect" not in headers:
-                await _discard(receive)
-            raise
-        with _while_connected(receive):
-            return await self._infer(route, headers, body, exchange)
+        with self._budget.share() as share:
+            try:
+                body = await self._body(headers, receive, share)
+            except (RequestTooLargeError, OverloadedError):
+                if b"expect" not in headers:
+                    await _discard(receive)
+                raise
+            with _while_connected(receive):
+                return await self._infer(route, headers, body, exchange)
 
     async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange) -> Answer:
         timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
@@ -113,10 +118,10 @@ class HttpApi:
         response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
         return gateway.success(render(response))
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body. Raises RequestTooLargeError as soon as it is known to be more than may be."""
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, share: Share) -> bytes:
+        """The whole body. Raises RequestTooLargeError or OverloadedError as soon as it is known to be too much."""
         length = headers.get(b"content-length", b"0")
-        self._check_size(int(length) if length.isdigit() else 0)
+        self._check_size(int(length) if length.isdigit() else 0, share)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -125,14 +130,15 @@ class HttpApi:
                 raise CallerLeft
             chunk = message.get("body", b"")
             size += len(chunk)
-            self._check_size(size)
+            self._check_size(size, share)
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks) if len(chunks) > 1 else chunks[0]
 
-    def _check_size(self, size: int) -> None:
+    def _check_size(self, size: int, share: Share) -> None:
         if size > self._max_body_bytes:
             raise RequestTooLargeError(f"a body of {size} bytes or more, at most {self._max_body_bytes} accepted")
+        share.grow_to(size)
 
 
 @contextlib.contextmanager

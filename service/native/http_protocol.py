@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection with what it lacks: bounds on heads and on its age, and offers of HTTP/2 declined."""
+"""uvicorn's HTTP/1.1 connection with what it lacks: bounds on heads, time, number and age; HTTP/2 offers declined."""
 
 import asyncio
 import math
@@ -8,9 +8,12 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-MAX_HEAD_BYTES = 1 << 20  # the bound of Go's HTTP server, which stock is
-REASON = b"431 Request Header Fields Too Large"
-TOO_LARGE = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+MAX_HEAD_BYTES = 64 << 10  # Go's HTTP server, which stock is, takes 1 MiB; a thousand connections may each have one
+MAX_HEADERS = 500
+HEAD_TOO_LARGE = b"431 Request Header Fields Too Large"
+TOO_SLOW = b"408 Request Timeout"
+FULL = b"503 Service Unavailable\r\nretry-after: 1"
+LAST_WORD = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 OF_AN_UPGRADE = (b"upgrade", b"http2-settings")
 AGE_SPREAD = 0.1  # as gRPC does it: connections that were made together do not end together
 
@@ -19,18 +22,26 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection. A request that offers to switch protocols is answered as if it had not (RFC 9110, 7.8)."""
 
     max_age = math.inf  # seconds; the first answer after that closes the connection
+    read_timeout = math.inf  # seconds from the first byte of a request, or from connecting, to the last
+    max_connections = math.inf  # of this process
     _ends_at = math.inf
     _last: RequestResponseCycle | None = None  # the request whose answer is going to close the connection
     _answering: RequestResponseCycle | None = None  # the request in progress; later ones that are here wait for it
+    _reading: asyncio.TimerHandle | None = None  # while a request is on its way, or the first one is awaited
     _head_bytes = 0  # since the last head or piece of a body was complete; trailers count as well
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         super().connection_made(transport)
         self._ends_at = self.loop.time() + self.max_age * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)
+        if len(self.connections) > self.max_connections:
+            self._end_with(FULL)
+        else:
+            self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone. uvicorn tells the request that came last; the one in progress may be another."""
+        self._stop_timer()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -44,9 +55,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._feed(data)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(TOO_LARGE % (REASON, len(REASON), REASON))
-            self.transport.close()
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
+            self._end_with(HEAD_TOO_LARGE)
+        # Bytes between two requests begin none, and yet have ended the time that an idle connection has
+        if self._reading is None and self.timeout_keep_alive_task is None and self._is_idle:
+            self._expect_request()
+
+    def on_message_begin(self) -> None:
+        """The first bytes of a request."""
+        super().on_message_begin()
+        if self._reading is None:
+            self._expect_request()
 
     def on_headers_complete(self) -> None:
         """A head has ended; one that asks for an upgrade is going to be parsed once more, without it."""
@@ -64,11 +83,44 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request has ended, unless it is one whose head is going to be parsed once more."""
         if not self.parser.should_upgrade():
+            self._stop_timer()
             super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    @property
+    def _is_idle(self) -> bool:
+        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+
+    def _expect_request(self) -> None:
+        if self.read_timeout != math.inf:
+            self._reading = self.loop.call_later(self.read_timeout, self._give_up_reading)
+
+    def _stop_timer(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _give_up_reading(self) -> None:
+        self._reading = None
+        answering = self._answering is not None and not (self._answering.response_complete or self._answering.more_body)
+        if answering or self.flow.read_paused:
+            self._expect_request()  # it is we who do not read on, for an earlier request has not been answered
+        elif self._head_bytes == 0 and self._is_idle:
+            self.transport.close()  # nothing was asked
+        elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._end_with(TOO_SLOW)
+
+    def _end_with(self, status: bytes) -> None:
+        """Close, with an answer that needs no request."""
+        if not self.transport.is_closing():
+            text = status.partition(b"\r")[0]
+            self.transport.write(LAST_WORD % (status, len(text), text))
+            self.transport.close()
 
     def _close_after(self, cycle: RequestResponseCycle) -> None:
         """Of requests that were sent without waiting, the last one ends the connection, so that none is lost."""
@@ -98,6 +150,9 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
 
-def aging(max_age: float) -> type[HttpProtocol]:
-    """The protocol whose connections end after ``max_age`` seconds; 0 for never."""
-    return type("AgingHttpProtocol", (HttpProtocol,), {"max_age": max_age or math.inf})
+def bounded(
+    *, max_age: float = 0, read_timeout: float = math.inf, max_connections: float = math.inf
+) -> type[HttpProtocol]:
+    """The protocol with these bounds. ``max_age``: seconds after which a connection ends; 0 for never."""
+    bounds = {"max_age": max_age or math.inf, "read_timeout": read_timeout, "max_connections": max_connections}
+    return type("BoundedHttpProtocol", (HttpProtocol,), bounds)

@@ -1,0 +1,214 @@
+"""Connections and bytes that a frontend lets callers hold: how many, how long, how much. Raw sockets, a real service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+
+import grpc
+import pytest
+from calling import BODY, METHOD, TEXT, get, in_flight, infer, stopped
+from running import configuration, serving, wait_for
+
+from regnetx_client.wire import pipeline_service_pb2 as wire
+from service.errors import OverloadedError
+from service.native.budget import Budget
+from service.native.http_protocol import MAX_HEADERS
+
+READ_MS, IDLE_MS = 1000, 1500
+HEAD = f"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def hasty(digits_model, tmp_path_factory):
+    """Little time, few connections."""
+    native = {"read_timeout_ms": READ_MS, "idle_timeout_ms": IDLE_MS, "max_connections": 8}
+    with serving(tmp_path_factory.mktemp("hasty"), configuration(digits_model, native=native)) as running:
+        yield running
+
+
+def connect(service):
+    host, port = service.http.split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def rest_of(caller):
+    """What is answered until the service closes the connection."""
+    return b"".join(iter(lambda: caller.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"\r\n", b"HTTP/1.1 408 Request Timeout"),
+        (b"POST /regnet", b"HTTP/1.1 408 Request Timeout"),
+        (HEAD + BODY.encode()[:100], b"HTTP/1.1 408 Request Timeout"),
+        (HEAD + BODY.encode() + b"POST /regnet", b"HTTP/1.1 200 OK"),
+        (HEAD + BODY.encode(), b"HTTP/1.1 200 OK"),
+    ],
+    ids=[
+        "nothing",
+        "an empty line",
+        "half a head",
+        "half a body",
+        "half a head behind a request",
+        "a request, then idle",
+    ],
+)
+def test_a_connection_on_which_nothing_comes_ends(hasty, sent, answer):
+    with connect(hasty) as caller:
+        caller.sendall(sent)
+        assert rest_of(caller).startswith(answer)
+    infer(hasty)
+
+
+def test_a_body_that_drips_is_given_up_and_holds_no_slot(hasty):
+    with connect(hasty) as caller, contextlib.suppress(ConnectionError):
+        caller.sendall(HEAD)
+        dripping = threading.Event()
+        for byte in BODY.encode():
+            caller.sendall(bytes([byte]))
+            if dripping.wait(0.05) or caller.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK):
+                break
+    infer(hasty)
+
+
+def test_lines_between_requests_do_not_keep_a_connection(hasty):
+    with connect(hasty) as caller:
+        caller.sendall(HEAD + BODY.encode())
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += caller.recv(65536)
+        caller.sendall(b"\r\n")
+        assert rest_of(caller).startswith(b"HTTP/1.1 408 Request Timeout")
+
+
+def test_a_request_that_waits_for_its_answer_is_not_taken_for_a_slow_one(hasty):
+    with stopped(*hasty.children()["engine"]):
+        [call] = in_flight(hasty)
+        call.join(2 * READ_MS / 1000)
+        assert call.is_alive()
+    assert call.result()[1]["err_no"] == 0
+
+
+def test_one_connection_too_many_is_told_so_and_the_others_work(hasty):
+    with contextlib.ExitStack() as stack:
+        inside = [stack.enter_context(connect(hasty)) for _ in range(8)]
+        last = stack.enter_context(connect(hasty))
+        answer = rest_of(last)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+        inside[0].sendall(HEAD + BODY.encode())
+        assert inside[0].recv(65536).startswith(b"HTTP/1.1 200 OK")
+    wait_for(lambda: get(hasty, "/readyz") == 200)
+    infer(hasty)
+
+
+def test_too_many_header_fields_are_431(hasty):
+    fields = b"".join(b"a: b\r\n" for _ in range(MAX_HEADERS + 1))
+    with connect(hasty) as caller:
+        caller.sendall(HEAD[:-2] + fields + b"\r\n")
+        assert rest_of(caller).startswith(b"HTTP/1.1 431 ")
+
+
+def test_an_idle_grpc_connection_ends_and_the_next_call_makes_a_new_one(hasty):
+    packet = wire.Request(key=["image"], value=[TEXT]).SerializeToString()
+    with grpc.insecure_channel(hasty.rpc) as channel:
+        states = []
+        ended = threading.Event()
+
+        def heard(state):
+            states.append(state)
+            if grpc.ChannelConnectivity.READY in states and state is grpc.ChannelConnectivity.IDLE:
+                ended.set()
+
+        channel.subscribe(heard, try_to_connect=True)
+        for _ in range(2):
+            assert wire.Response.FromString(channel.unary_unary(METHOD)(packet, timeout=30)).err_no == 0
+            assert ended.wait(30)
+            ended.clear()
+
+
+@pytest.fixture(scope="module")
+def frugal(digits_model, tmp_path_factory):
+    """16 MiB for all requests together."""
+    config = configuration(digits_model, native={"max_buffered_bytes": 16 << 20})
+    with serving(tmp_path_factory.mktemp("frugal"), config) as running:
+        yield running
+
+
+def frontend_bytes(service):
+    """The most memory that the frontend has had."""
+    [pid] = service.children()["frontend"]
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def test_callers_that_send_much_and_slowly_cannot_take_all_memory(frugal):
+    infer(frugal)
+    before = frontend_bytes(frugal)
+    body = b'{"key":["a"],"value":["' + b"A" * (8 << 20)
+    head = b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(body) + 100)
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(connect(frugal)) for _ in range(20)]
+        answers = [answer_to(caller, head, body) for caller in callers]
+        assert answers[:1] == [b""] and sum(answer.startswith(b"HTTP/1.1 429") for answer in answers) == 19
+        assert all(b"at most 16777216, try again later" in answer for answer in answers[1:])
+        infer(frugal)
+        assert frontend_bytes(frugal) - before < 120 << 20
+    wait_for(lambda: len(in_progress(frugal)) == 0)
+    infer(frugal)
+
+
+def answer_to(caller, head, body):
+    """What is answered to a request of which the last bytes never come; nothing while it may go on."""
+    with contextlib.suppress(ConnectionError):
+        caller.sendall(head + body)
+    caller.settimeout(1)
+    answer = b""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while not answer.endswith(b"}"):
+            answer += caller.recv(65536)
+    return answer
+
+
+def in_progress(service):
+    """The answer says how much is held; nothing where all has been given back."""
+    size = 15 << 20
+    body = json.dumps({"key": ["a"], "value": ["A" * size]}).encode()
+    with connect(service) as caller:
+        caller.sendall(b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+        with contextlib.suppress(ConnectionError):
+            caller.sendall(body)
+        return [] if caller.recv(65536).startswith(b"HTTP/1.1 200") else ["held"]
+
+
+def test_grpc_messages_count_as_well(frugal):
+    packet = wire.Request(key=["a"], value=["A" * (10 << 20)]).SerializeToString()
+    with grpc.insecure_channel(frugal.rpc) as channel, stopped(*frugal.children()["engine"]):
+        inside = in_flight(frugal)
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(METHOD)(packet + packet, timeout=30)
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("retry-after", "1") in error.value.trailing_metadata()
+    assert inside[0].result()[1]["err_no"] == 0
+
+
+def test_a_budget_takes_any_request_that_is_alone_and_gives_back_what_was_held():
+    budget = Budget(100)
+    with budget.share() as first:
+        first.grow_to(150)
+        first.grow_to(120)
+        first.grow_to(160)
+        with pytest.raises(OverloadedError, match="160 bytes are in progress, at most 100"), budget.share() as second:
+            second.grow_to(1)
+    assert budget.used == 0
+    with budget.share() as first, budget.share() as second:
+        first.grow_to(50)
+        second.grow_to(50)
+        with pytest.raises(OverloadedError):
+            first.grow_to(51)
+        assert budget.used == 100
+    assert budget.used == 0
