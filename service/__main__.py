@@ -76,7 +76,7 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from service.engines.choice import in_force
-    from service.native.child import set_up_logging
+    from service.native.logs import set_up_logging
     from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
     from service.ops.model import load_model, verify_files
@@ -120,7 +120,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from service.engines.choice import in_force
-    from service.native.child import set_up_logging
+    from service.native.logs import set_up_logging
     from service.ops.model import load_model, verify_files
 
     config = _configuration(arguments)

@@ -120,6 +120,10 @@ class Native(Section):
     max_connection_age_ms: NotNegative = 0
     drain_delay_ms: NotNegative = 0
     drain_timeout_ms: Positive = 30_000
+    access_log: bool = False
+    server_timing: bool = False
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Config(Section):

@@ -3,12 +3,13 @@
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 from typing import Any
+
+from service.native.logs import set_up_logging
 
 PR_SET_PDEATHSIG = 1
 LINE_BYTES = 1 << 20
@@ -61,8 +62,3 @@ def become_child() -> Control:
     if os.getppid() != int(sys.argv[2]):
         sys.exit(0)  # the supervisor died before prctl took effect
     return Control(socket.socket(fileno=int(sys.argv[1])))
-
-
-def set_up_logging() -> None:
-    """One format for every process of the service, on standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s")

@@ -13,6 +13,7 @@ import numpy as np
 
 from service.contract.encoded_image import EncodedImage, file_of, named
 from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError
+from service.native.access_log import Times
 from service.native.dispatch import Dispatcher
 from service.native.metric_block import Block, Counter, Histogram
 from service.native.metrics import IMAGES, STAGE_SECONDS, Format, Stage
@@ -48,12 +49,16 @@ class ImageMeter:
         self._stages = {stage: Histogram(block, STAGE_SECONDS, stage) for stage in Stage}
         self._images = {format_: Counter(block, IMAGES, format_) for format_ in Format}
 
-    def written(self, written: Written, handed_over: float) -> None:
+    def written(self, written: Written, handed_over: float, times: Times | None) -> None:
         """An image is in its slot; it was handed to the decode threads at ``handed_over``."""
+        queue, decoding = written.begun - handed_over, written.decoded - written.begun
+        preprocessing = written.ended - written.decoded
         self._images[written.format].add()
-        self._stages[Stage.QUEUE].observe(written.begun - handed_over)
-        self._stages[Stage.DECODE].observe(written.decoded - written.begun)
-        self._stages[Stage.PREPROCESS].observe(written.ended - written.decoded)
+        self._stages[Stage.QUEUE].observe(queue)
+        self._stages[Stage.DECODE].observe(decoding)
+        self._stages[Stage.PREPROCESS].observe(preprocessing)
+        if times:
+            times.of_image(queue, decoding, preprocessing)
 
     def labelled(self, seconds: float) -> None:
         """The scores of a request have become labels."""
@@ -76,9 +81,15 @@ class Classifier:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def classify(
-        self, images: Sequence[EncodedImage], *, top_k: int, deadline: float | None = None
+        self,
+        images: Sequence[EncodedImage],
+        *,
+        top_k: int,
+        deadline: float | None = None,
+        times: Times | None = None,
     ) -> list[list[Prediction]]:
-        """The ``top_k`` best predictions of each image, in order. ``deadline``: the caller's, monotonic seconds.
+        """The ``top_k`` best predictions of each image, in order. ``deadline``: the caller's, monotonic seconds;
+        ``times``: where the request's times at the stations are written.
 
         Raises the ServiceError of the first image that failed, OverloadedError, OpTimeoutError, DeadlineExceededError.
         """
@@ -86,10 +97,13 @@ class Classifier:
         late: ServiceError = OpTimeoutError(f"not answered within {self._timeout:g} s")
         if deadline is not None and deadline < due:
             due, late = deadline, DeadlineExceededError("context deadline exceeded")
-        rows = await self._scores(images, due, late)
+        rows = await self._scores(images, due, late, times)
         began = time.perf_counter()
         predictions = [rank(row, self._model.labels, top_k) for row in rows]
-        self._meter.labelled(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._meter.labelled(seconds)
+        if times:
+            times.label = seconds
         return predictions
 
     def cut(self) -> None:
@@ -97,12 +111,14 @@ class Classifier:
         for answer in list(self._answers):
             _fail(answer, DrainingError())
 
-    async def _scores(self, images: Sequence[EncodedImage], due: float, late: ServiceError) -> list[np.ndarray]:
+    async def _scores(
+        self, images: Sequence[EncodedImage], due: float, late: ServiceError, times: Times | None
+    ) -> list[np.ndarray]:
         loop = asyncio.get_running_loop()
         slots = self._dispatcher.acquire(len(images), due)
         # The tasks outlive a request that is cancelled or late: each frees its slot when its last user is done.
         tasks = [
-            loop.create_task(self._image(slot, image, is_one_of_many=len(images) > 1))
+            loop.create_task(self._image(slot, image, times, is_one_of_many=len(images) > 1))
             for slot, image in zip(slots, images, strict=True)
         ]
         answer = _all_or_first_error(tasks)
@@ -118,12 +134,17 @@ class Classifier:
             self._answers.discard(answer)
             self._dispatcher.abandon([slot for slot, task in zip(slots, tasks, strict=True) if not task.done()])
 
-    async def _image(self, slot: int, image: EncodedImage, *, is_one_of_many: bool) -> np.ndarray:
+    async def _image(self, slot: int, image: EncodedImage, times: Times | None, *, is_one_of_many: bool) -> np.ndarray:
         try:
             loop = asyncio.get_running_loop()
             handed_over = time.perf_counter()
-            self._meter.written(await loop.run_in_executor(self._pool, self._write, slot, image), handed_over)
-            return await self._dispatcher.scores(slot)
+            written = await loop.run_in_executor(self._pool, self._write, slot, image)
+            self._meter.written(written, handed_over, times)
+            submitted = time.perf_counter()
+            scores = await self._dispatcher.scores(slot)
+            if times:
+                times.engine = max(times.engine, time.perf_counter() - submitted)
+            return scores
         except ImageError as error:
             raise named(error, image, is_one_of_many=is_one_of_many) from None
         finally:

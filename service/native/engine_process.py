@@ -12,6 +12,7 @@ from service.errors import StartupError
 from service.native.batcher import Batcher, Engines, RunMeter
 from service.native.child import Control, become_child
 from service.native.frontend_link import FrontendLink
+from service.native.logs import set_up_logging
 from service.native.metric_block import Block
 from service.native.vitals import BEAT_SECONDS, Vitals
 from service.ops.model import load_model
@@ -112,6 +113,7 @@ def main() -> None:
     control = become_child()
     order = control.receive()
     config = Config.model_validate_json(order["config"])
+    set_up_logging(config.native)
     listener = socket.socket(fileno=order["listener"])
     block = Block(order["block"], writable=True)
     vitals = Vitals(block)

@@ -25,9 +25,10 @@ from service.native.health import Health
 from service.native.http_api import HttpApi
 from service.native.http_protocol import bounded
 from service.native.inference import Inference
+from service.native.logs import set_up_logging
 from service.native.metric_block import Block
 from service.native.metrics import Door
-from service.native.request_meter import RequestMeter
+from service.native.request_meter import RequestMeter, Told
 from service.native.slots import SlotLayout, SlotMemory
 from service.native.vitals import BEAT_SECONDS, Readiness, Vitals
 from service.ops.decode import Limits
@@ -69,6 +70,7 @@ class Frontend:
         self._inference = Inference(
             self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
         )
+        self._told = Told(access_log=native.access_log, server_timing=native.server_timing)
         self._budget = Budget(native.max_buffered_bytes)
         self._http = self._http_server() if order["http"] is not None else None
         self._http_socket = socket.socket(fileno=order["http"]) if order["http"] is not None else None
@@ -96,7 +98,7 @@ class Frontend:
             return None
         native = self._config.native
         api = GrpcApi(
-            self._inference, RequestMeter(self._block, Door.GRPC), self._budget,
+            self._inference, RequestMeter(self._block, Door.GRPC, self._told), self._budget,
             max_message_bytes=native.max_body_bytes, idle=native.idle_timeout_ms / 1000,
             max_age=native.max_connection_age_ms / 1000, grace=self._config.timeout + CUT_SECONDS,
         )  # fmt: skip
@@ -149,7 +151,7 @@ class Frontend:
 
     def _http_server(self) -> HttpServer:
         native = self._config.native
-        meter = RequestMeter(self._block, Door.HTTP)
+        meter = RequestMeter(self._block, Door.HTTP, self._told)
         api = HttpApi(self._inference, self._health, meter, self._budget, max_body_bytes=native.max_body_bytes)
         protocol = bounded(
             max_age=native.max_connection_age_ms / 1000,
@@ -181,6 +183,7 @@ def main() -> None:
     control = become_child()
     order = control.receive()
     config = Config.model_validate_json(order["config"])
+    set_up_logging(config.native)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         model = load_model(Path(config.regnet.local_service_conf.model_config_))

@@ -116,11 +116,15 @@ class GrpcApi:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = _metadata(context, "x-top-k")
-        offer = () if asked is None else ACCEPTS_BYTES
+        exchange.identify(_metadata(context, "x-request-id"), context.peer())
+        offer = _offer(asked, exchange)
         context.set_trailing_metadata(offer)
         try:
             share.grow_to(len(packet))
-            return await self._answer(packet, exchange, asked, deadline)
+            response = await self._answer(packet, exchange, asked, deadline)
+            if exchange.server_timing is not None:
+                context.set_trailing_metadata((*offer, ("server-timing", exchange.server_timing)))
+            return response
         except DecodeError:
             exchange.outcome = Outcome.BAD_REQUEST
             await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
@@ -143,9 +147,15 @@ class GrpcApi:
     ) -> wire.Response:
         large = len(packet) > LARGE_REQUEST_BYTES
         request = await asyncio.to_thread(parse_message, packet) if large else parse_message(packet)
-        exchange.has_been_read()
+        exchange.has_been_read(len(packet))
         top_k = top_k_of(asked, self._inference.classes)
         return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large))
+
+
+def _offer(asked: str | None, exchange: Exchange) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata for callers that use what stock has not, and the id of the request."""
+    own = () if exchange.request_id is None else (("x-request-id", exchange.request_id),)
+    return own if asked is None else (*ACCEPTS_BYTES, *own)
 
 
 def _metadata(context: Any, key: str) -> str | None:

@@ -61,9 +61,10 @@ class HttpApi:
             await _send(answer, scope, send)
             return
         with self._meter.request() as exchange:
+            exchange.identify(_request_id(scope), (scope.get("client") or ("",))[0])
             answer = await self._answer_of(scope, receive, exchange)
             if answer is not None:
-                await _send(_with_offer(answer, scope), scope, send)
+                await _send(_about(_with_offer(answer, scope), exchange), scope, send)
 
     async def _answer_of(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
         """The answer, whatever happens; None where nobody is there to hear one."""
@@ -114,7 +115,7 @@ class HttpApi:
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
         large = len(body) > LARGE_REQUEST_BYTES
         request = await asyncio.to_thread(read_body, body, route, headers) if large else read_body(body, route, headers)
-        exchange.has_been_read()
+        exchange.has_been_read(len(body))
         response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
         return gateway.success(render(response))
 
@@ -180,6 +181,17 @@ def _with_offer(answer: Answer, scope: Scope) -> Answer:
     """To callers that use what stock has not, the answer says which media types they may send."""
     asks = any(name == b"x-top-k" or (name == b"content-type" and is_upload(value)) for name, value in scope["headers"])
     return replace(answer, headers=(*answer.headers, ACCEPT_POST)) if asks and scope["method"] == "POST" else answer
+
+
+def _request_id(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+
+
+def _about(answer: Answer, exchange: Exchange) -> Answer:
+    """The answer with the id and the times of its request, where there are any to tell."""
+    told = (("x-request-id", exchange.request_id), ("server-timing", exchange.server_timing))
+    headers = [(name.encode(), value.encode()) for name, value in told if value is not None]
+    return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 
 
 async def _send(answer: Answer, scope: Scope, send: Send) -> None:

@@ -44,7 +44,10 @@ class Inference:
         try:
             name = self._service
             images = await asyncio.to_thread(unpack, request, name) if large else unpack(request, name)
-            predictions = await self._classifier.classify(images, top_k=top_k or 1, deadline=deadline)
+            exchange.images = len(images)
+            predictions = await self._classifier.classify(
+                images, top_k=top_k or 1, deadline=deadline, times=exchange.times
+            )
             return respond(predictions, top_k)
         except ServiceError as error:
             if error.err_no is None:

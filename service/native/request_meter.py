@@ -1,7 +1,8 @@
-"""One request at a door: counted while it lasts, and by how it ended."""
+"""One request at a door: counted while it lasts and by how it ended, and told of where that is asked for."""
 
 import asyncio
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from service.errors import (
@@ -19,6 +20,7 @@ from service.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
+from service.native.access_log import Times, request_id_of, write_line
 from service.native.metric_block import Block, Counter, Gauge, Histogram
 from service.native.metrics import REQUEST_SECONDS, REQUESTS, REQUESTS_IN_FLIGHT, STAGE_SECONDS, Door, Outcome, Stage
 
@@ -39,10 +41,20 @@ OUTCOMES: dict[type[ServiceError], Outcome] = {
 OF_STATUS = {404: Outcome.NOT_FOUND, 405: Outcome.METHOD_NOT_ALLOWED}
 
 
+@dataclass(frozen=True)
+class Told:
+    """What is said of single requests beside the metrics: a line in the log, their times in their answers."""
+
+    access_log: bool = False
+    server_timing: bool = False
+
+
 class RequestMeter:
     """The metrics of one door of this process."""
 
-    def __init__(self, block: Block, door: Door) -> None:
+    def __init__(self, block: Block, door: Door, told: Told | None = None) -> None:
+        self.door = door
+        self.told = told or Told()
         self.counts = {outcome: Counter(block, REQUESTS, door, outcome) for outcome in Outcome}
         self.seconds = Histogram(block, REQUEST_SECONDS, door)
         self.in_flight = Gauge(block, REQUESTS_IN_FLIGHT, door)
@@ -56,20 +68,40 @@ class RequestMeter:
 class Exchange:
     """One request. It counts as answered unless it is told otherwise, or ended by an exception."""
 
-    __slots__ = ("_began", "_meter", "outcome")
+    __slots__ = ("_began", "_meter", "images", "outcome", "peer", "request_id", "size", "times")
 
     def __init__(self, meter: RequestMeter) -> None:
         self._meter = meter
         self.outcome = Outcome.ANSWERED
+        self.request_id: str | None = None
+        self.times = Times() if meter.told.access_log or meter.told.server_timing else None
+        self.peer = ""
+        self.images = self.size = 0
 
     def __enter__(self) -> "Exchange":
         self._began = time.perf_counter()
         self._meter.in_flight.add(1)
         return self
 
-    def has_been_read(self) -> None:
-        """The whole request is here and understood."""
-        self._meter.read.observe(time.perf_counter() - self._began)
+    def identify(self, given: str | None, peer: str) -> None:
+        """``given``: the id that the caller gave it; ``peer``: the caller's address."""
+        self.request_id = request_id_of(given, needed=self._meter.told.access_log)
+        self.peer = peer
+
+    def has_been_read(self, size: int) -> None:
+        """The whole request, of ``size`` bytes, is here and understood."""
+        seconds = time.perf_counter() - self._began
+        self._meter.read.observe(seconds)
+        self.size = size
+        if self.times:
+            self.times.read = seconds
+
+    @property
+    def server_timing(self) -> str | None:
+        """Its times until now, where answers are to tell them."""
+        if self.times is None or not self._meter.told.server_timing:
+            return None
+        return self.times.server_timing(time.perf_counter() - self._began)
 
     def failed(self, error: BaseException) -> None:
         """It will be answered with this error, if at all."""
@@ -92,4 +124,16 @@ class Exchange:
         self._meter.counts[self.outcome].add()
         if self.outcome is Outcome.ANSWERED:
             self._meter.seconds.observe(time.perf_counter() - self._began)
+        if self._meter.told.access_log:
+            self._write_line()
         self._meter.in_flight.add(-1)  # last: who sees that nothing is in flight sees everything counted
+
+    def _write_line(self) -> None:
+        times = self.times.milliseconds() if self.times else {}
+        write_line(
+            {
+                "id": self.request_id, "door": str(self._meter.door), "peer": self.peer, "outcome": str(self.outcome),
+                "images": self.images, "bytes": self.size,
+                "ms": round((time.perf_counter() - self._began) * 1e3, 2), **times,
+            }
+        )  # fmt: skip
