@@ -38,6 +38,7 @@ serve: $(if $(filter paddle_serving,$(RUNTIME)),$(STOCK)/ready) $(VENV)/native  
 test: $(VENV)/test  ## set up what the tests need and run them all
 	@if sh requirements/python39.sh >/dev/null 2>&1; then $(MAKE) --no-print-directory $(STOCK)/ready; else \
 	  echo "make test: no Python 3.9 here, so the stock runtime is NOT tested (tests/test_both_runtimes.py)" >&2; fi
+	@sh requirements/nginx.sh >/dev/null || echo "make test: rolling restarts are NOT tested (tests/test_rolling_restart.py)" >&2
 	$(BIN)/python -m pytest
 
 export: $(VENV)/native  ## a PaddleClas model becomes a serving model (SOURCE=..., NAME=..., FORCE=1; else the digits)

@@ -38,6 +38,7 @@ log = logging.getLogger("regnetx.frontend")
 
 CUT_SECONDS = 1  # for the answers to requests that were cut to leave
 PROOF_PAUSE_SECONDS = 0.5
+TURNS_TO_ACCEPT = 3  # of the event loop; each accepts whatever waits
 
 
 class HttpServer(uvicorn.Server):
@@ -47,6 +48,18 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in all who have been let wait at the door, close it, finish what is in flight.
+
+        The kernel resets connections that wait in the queue of a listening socket when that is closed. So the queue is
+        shortened, which leaves newcomers knocking, and emptied right before.
+        """
+        for listening in sockets or ():
+            listening.listen(0)
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
 
 
 class Frontend:
@@ -72,6 +85,11 @@ class Frontend:
         )
         self._told = Told(access_log=native.access_log, server_timing=native.server_timing)
         self._budget = Budget(native.max_buffered_bytes)
+        self._protocol = bounded(
+            max_age=native.max_connection_age_ms / 1000,
+            read_timeout=native.read_timeout_ms / 1000,
+            max_connections=native.max_connections,
+        )
         self._http = self._http_server() if order["http"] is not None else None
         self._http_socket = socket.socket(fileno=order["http"]) if order["http"] is not None else None
         self._rpc: str | None = order["rpc"]
@@ -138,6 +156,7 @@ class Frontend:
     async def _drain(self, grpc_api: GrpcApi | None, http: "asyncio.Task[None] | None") -> None:
         native = self._config.native
         self._health.draining = True
+        self._protocol.is_draining = True
         self._dispatcher.changed.set()
         if grpc_api:
             await grpc_api.set_serving(False)
@@ -153,14 +172,10 @@ class Frontend:
         native = self._config.native
         meter = RequestMeter(self._block, Door.HTTP, self._told)
         api = HttpApi(self._inference, self._health, meter, self._budget, max_body_bytes=native.max_body_bytes)
-        protocol = bounded(
-            max_age=native.max_connection_age_ms / 1000,
-            read_timeout=native.read_timeout_ms / 1000,
-            max_connections=native.max_connections,
-        )
         return HttpServer(
             uvicorn.Config(
-                api, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                api, http=self._protocol, ws="none", lifespan="off", log_config=None,
+                access_log=False, server_header=False,
                 timeout_keep_alive=native.idle_timeout_ms / 1000,  # type: ignore[arg-type]  # it takes fractions
                 timeout_graceful_shutdown=math.ceil(native.drain_timeout_ms / 1000) + CUT_SECONDS,
             )

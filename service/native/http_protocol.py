@@ -15,6 +15,7 @@ TOO_SLOW = b"408 Request Timeout"
 FULL = b"503 Service Unavailable\r\nretry-after: 1"
 LAST_WORD = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 OF_AN_UPGRADE = (b"upgrade", b"http2-settings")
+LAST_REQUEST_SECONDS = 0.5  # for one that was sent before its caller could know that we leave
 AGE_SPREAD = 0.1  # as gRPC does it: connections that were made together do not end together
 
 
@@ -24,6 +25,7 @@ class HttpProtocol(HttpToolsProtocol):
     max_age = math.inf  # seconds; the first answer after that closes the connection
     read_timeout = math.inf  # seconds from the first byte of a request, or from connecting, to the last
     max_connections = math.inf  # of this process
+    is_draining = False  # every answer is the last on its connection
     _ends_at = math.inf
     _last: RequestResponseCycle | None = None  # the request whose answer is going to close the connection
     _answering: RequestResponseCycle | None = None  # the request in progress; later ones that are here wait for it
@@ -72,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
-            if self.loop.time() > self._ends_at:
+            if self.is_draining or self.loop.time() > self._ends_at:
                 self._close_after(self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -89,6 +91,21 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        """No more requests after those that are on their way: one may be in the network, or half here.
+
+        Closing at once would throw that one away, and its caller could not know whether it had been heard.
+        """
+        self._ends_at = -math.inf
+        if not self._is_idle:
+            super().shutdown()
+        elif not self.transport.is_closing():
+            self.loop.call_later(LAST_REQUEST_SECONDS, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle and self._head_bytes == 0:
+            self.transport.close()
 
     @property
     def _is_idle(self) -> bool:
