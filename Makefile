@@ -6,6 +6,9 @@ MODEL ?=
 SOURCE =
 NAME =
 FORCE =
+SECONDS = 600
+TARGET =
+SEED =
 DIGITS := serving_models/bundled/digits/RegNetX_200MF_digits.pdparams --name digits --force
 RUNTIME = native
 VENV := .venv
@@ -22,7 +25,7 @@ REVISION = $(shell git describe --always --abbrev=40 --dirty 2>/dev/null || echo
 export STOCK_PYTHON GPU
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test export lint format bench verify-k8s lock proto clean images sbom verify-images
+.PHONY: help serve test fuzz export lint format bench verify-k8s lock proto clean images sbom verify-images
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +44,9 @@ test: $(VENV)/test  ## set up what the tests need and run them all
 	@sh requirements/nginx.sh >/dev/null || echo "make test: rolling restarts are NOT tested (tests/test_rolling_restart.py)" >&2
 	$(BIN)/python -m pytest
 
+fuzz: $(VENV)/test  ## look for inputs that break something, for so many seconds (SECONDS=3600; docs/hardening.md)
+	PYTHONPATH=.:tests nice -n 10 $(BIN)/python -m fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
 export: $(VENV)/native  ## a PaddleClas model becomes a serving model (SOURCE=..., NAME=..., FORCE=1; else the digits)
 	$(BIN)/python -m serving_models export $(if $(SOURCE),"$(SOURCE)" $(if $(NAME),--name "$(NAME)") $(if $(FORCE),--force),$(DIGITS))
 
@@ -53,8 +59,12 @@ format: $(VENV)/test  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/test  ## measure the service beside the bare loop on this machine
-	$(BIN)/python -m benchmarks.throughput
+bench: $(VENV)/test  ## measure the service beside the bare loop, the stock runtime and its peers, in about half an hour (FULL=1: everything)
+	@command -v h2load >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nghttp2-client >/dev/null; } || \
+	  { echo "regnetx: h2load is missing; install it (Debian, Ubuntu: apt-get install nghttp2-client)" >&2; exit 2; }
+	@if sh requirements/python39.sh >/dev/null; then $(MAKE) --no-print-directory $(STOCK)/ready; fi
+	$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(CONTINUE),--continue)
 
 verify-k8s: $(VERIFY)/ready  ## check the Kubernetes manifests, and that a broken one is noticed
 	$(VERIFY)/bin/python -m pytest tests/manifests
@@ -107,6 +117,8 @@ lock:  ## renew requirements/*.txt from *.in (needs uv)
 	cd requirements && for name in test native verify; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate $$([ $$name = native ] && echo "-c test.txt") $$name.in -o $$name.txt; done
+	for name in mosec litserve bentoml ray_serve fastapi; do (cd benchmarks/peers/$$name && uv pip compile --quiet --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate requirements.in -o requirements.txt); done
 	cd requirements && for name in stock stock-gpu stock-serving stock-serving-gpu native-gpu; do \
 	  uv pip compile --quiet --python-version $$([ $$name = native-gpu ] && echo 3.11 || echo 3.9) --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$(case $$name in stock-serving*) echo --no-deps;; esac) $$name.in -o $$name.txt; done
@@ -115,4 +127,4 @@ proto:  ## generate the stubs from the .proto again (needs grpcio-tools 1.62.3: 
 	cd client && python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. regnetx_client/wire/pipeline_service.proto
 
 clean:  ## forget the environments
-	rm -rf $(VENV) $(STOCK) $(VERIFY) sbom.json*
+	rm -rf $(VENV) $(STOCK) $(VERIFY) benchmarks/.peers .nginx build/fuzz sbom.json*

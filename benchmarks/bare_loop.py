@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.load import Result, quantile
+from benchmarks.processes import peak_memory
 from service.config import load_config
 from service.engines import open_engine, warm_up
 from service.ops.decode import Limits, decode
@@ -33,6 +35,7 @@ def main(config_file: str, batch_size: str, image_file: str, seconds: str) -> No
     text = base64.b64encode(Path(image_file).read_bytes())
     limits = Limits()
     latencies = []
+    cpu = time.process_time()
     start = now = time.perf_counter()
     while now < start + float(seconds):
         for row in batch:
@@ -44,7 +47,9 @@ def main(config_file: str, batch_size: str, image_file: str, seconds: str) -> No
         now = done
     latencies.sort()
     images = len(latencies) * len(batch)
-    result = Result(images / (now - start), quantile(latencies, 0.5), quantile(latencies, 0.99), images)
+    rate, cpu = images / (now - start), time.process_time() - cpu
+    peak = peak_memory([os.getpid()])
+    result = Result(rate, quantile(latencies, 0.5), quantile(latencies, 0.99), images, cpu, peak)
     print(json.dumps(asdict(result)))
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.processes import memory
 from benchmarks.results import machine, versions
-from benchmarks.subjects import ROOT, export_random_model
+from benchmarks.subjects import ROOT, export_random_model, quantise_with_noise
 from service.config import Config
 from service.engines import VENDORS, open_engine, warm_up
 from service.errors import StartupError
@@ -36,7 +36,9 @@ from service.ops.model import load_model
 
 FILE = Path(__file__).parent / "ENGINES.md"
 MODELS = "RegNetX_200MF,RegNetX_4GF"
-SUBJECTS = [(engine, precision) for precision in ("fp32", "bf16") for engine in VENDORS]  # the first is the reference
+SUBJECTS = [
+    (engine, precision) for precision in ("fp32", "bf16", "int8") for engine in VENDORS
+]  # the first is the reference
 ROUNDS = 5
 MIB = 2**20
 
@@ -65,6 +67,7 @@ def main() -> None:
     for variant in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             model = export_random_model(Path(folder), variant, image_size=224)
+            quantise_with_noise(model)
             for threads in _numbers(arguments.threads):
                 batches = _numbers(arguments.batch)
                 rows += _measure(variant, model, threads, batches, arguments.seconds, refused)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import sys
 import time
@@ -36,25 +37,51 @@ class Result:
     p50: float  # seconds
     p99: float
     images: int
+    cpu_seconds: float = 0.0  # where the run itself knows it
+    peak_bytes: int = 0
+
+
+class HttpConnection:
+    """One connection that asks the same again and again, as light as asyncio's streams are."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        self._reader, self._writer, self._request = reader, writer, request
+
+    @classmethod
+    async def open(cls, address: str, path: str, body: bytes, content_type: str) -> HttpConnection:
+        """Connected, with a request for this address. Raises OSError."""
+        host, port = address.split(":")
+        head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {content_type}\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        return cls(*await asyncio.open_connection(host, int(port)), request)
+
+    async def ask(self) -> bytes:
+        """The body of the answer. Raises RuntimeError for a status that is not 200, OSError or EOFError for none."""
+        self._writer.write(self._request)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"answered with {head.splitlines()[0].decode(errors='replace')}")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return await self._reader.readexactly(length)
+
+    async def close(self) -> None:
+        """Until it is closed."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
 
 async def http_load(address: str, body: bytes, content_type: str, concurrency: int, seconds: float) -> Result:
     """Every connection sends the image again as soon as it is answered. Raises RuntimeError for any error."""
-    host, port = address.split(":")
-    head = f"POST /regnet/prediction HTTP/1.1\r\nHost: {address}\r\nContent-Type: {content_type}\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def connection(stop: float) -> list[float]:
-        reader, writer = await asyncio.open_connection(host, int(port))
+        connected = await HttpConnection.open(address, "/regnet/prediction", body, content_type)
 
         async def ask() -> bool:
-            writer.write(request)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            return (await reader.readexactly(length)).startswith(b'{"err_no":0,')
+            return (await connected.ask()).startswith(b'{"err_no":0,')
 
         latencies = await _repeat(ask, stop)
-        writer.close()
+        await connected.close()
         return latencies
 
     return await _measure(connection, concurrency, seconds)

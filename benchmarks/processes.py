@@ -55,6 +55,57 @@ def memory(pid: int) -> int:
     raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
 
 
+def family(root: int) -> list[int]:
+    """Process ids of all that descend from ``root``; of a parent that has ended only where ``root`` is the reaper."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents.setdefault(int(_fields(entry / "stat")[1]), []).append(int(entry.name))
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        descendants = parents.get(waiting.pop(), [])
+        found += descendants
+        waiting += descendants
+    return found
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of processes and of the children that they have seen end."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = _fields(Path(f"/proc/{pid}/stat"))
+            total += sum(map(int, fields[UTIME : UTIME + 4])) / TICKS
+    return total
+
+
+def forget_peaks(pids: list[int]) -> None:
+    """From now on the kernel keeps a new peak of each process."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_memory(pids: list[int]) -> int:
+    """Bytes of all: PSS now, and what each had more in RAM at its peak; where PSS cannot be read, RSS at its peak.
+
+    An upper bound, for the peaks need not have been at one time. Nothing is asked while they are measured.
+    """
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            if "VmHWM" not in status:  # a zombie
+                continue
+            peak, resident = (int(status[key].split()[0]) * 1024 for key in ("VmHWM", "VmRSS"))
+            try:
+                total += memory(pid) + peak - resident
+            except OSError:
+                total += peak
+    return total
+
+
 def _cpu(file: Path) -> float:
     user, system = _fields(file)[UTIME : UTIME + 2]
     return (int(user) + int(system)) / TICKS

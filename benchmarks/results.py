@@ -1,4 +1,4 @@
-"""Measured rows -> a table on the terminal and benchmarks/RESULTS.md, with what is needed to measure again."""
+"""Rows of benchmarks.throughput -> a table, with what is needed to measure again: machine, versions, command."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from service import __version__
 if TYPE_CHECKING:
     from benchmarks.throughput import Row
 
-FILE = Path(__file__).parent / "RESULTS.md"
 
-
-def write_results(rows: Sequence[Row], file: Path, *, command: Sequence[str], overhead: dict[str, float]) -> None:
-    """Print the table and write it with machine, versions, date and command."""
+def write_results(
+    rows: Sequence[Row], file: Path | None, *, command: Sequence[str], overhead: dict[str, float]
+) -> None:
+    """Print the table; write it with machine, versions, date and command if there is a file."""
     table = ["| | images/s | p50 ms | p99 ms | to the bare loop |", "|---|--:|--:|--:|--:|"]
     for row in rows:
         result = row.result
@@ -38,7 +38,8 @@ def write_results(rows: Sequence[Row], file: Path, *, command: Sequence[str], ov
             *table, "", note, "",
         ]
     )  # fmt: skip
-    file.write_text(text)
+    if file:
+        file.write_text(text)
     print("\n".join([*table, "", note]))
 
 

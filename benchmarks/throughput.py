@@ -1,10 +1,10 @@
 """The service beside the bare loop: images a second and latency at concurrency 1, 8 and 32, over HTTP and gRPC.
 
-    make bench    or    python -m benchmarks.throughput [--seconds 5] [--rounds 3] [--config config.yml]
+    python -m benchmarks.throughput [--seconds 5] [--rounds 3] [--config config.yml] [--out FILE]
 
 RegNetX_200MF with random weights at 224x224 and a 500x375 JPEG. Each round measures the bare loop and every load one
 after the other, so that a ratio compares neighbours in time; the table shows the median of the rounds.
-Writes benchmarks/RESULTS.md.
+The quick check of one configuration; `make bench` compares with others and writes benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.load import Result
-from benchmarks.results import FILE, write_results
+from benchmarks.results import write_results
 from benchmarks.subjects import export_random_model, write_photograph
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement; default: 5")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--config", type=Path, default=ROOT / "config.yml", help="default: config.yml")
-    parser.add_argument("--out", type=Path, default=FILE, help="default: benchmarks/RESULTS.md")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     return parser.parse_args()
 
 

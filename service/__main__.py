@@ -1,7 +1,8 @@
-"""The command line: ``python -m service serve | predict | check``."""
+"""The command line: ``python -m service serve | predict | compare-decoding | check``."""
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -56,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top-k", type=_count, default=5, help="classes an image, best first; default: 5")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.set_defaults(run=_predict)
+    compare = commands.add_parser(
+        "compare-decoding", parents=[common], help="what native.jpeg_decode: scaled would change, on JPEGs of yours"
+    )
+    compare.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, and folders of JPEGs")
+    compare.add_argument(
+        "--least-agreement", type=_percent, default=0.0, metavar="PERCENT", help="exit with 1 if fewer answers stay"
+    )
+    compare.set_defaults(run=_compare_decoding)
     check = commands.add_parser("check", parents=[common], help="check configuration and model, print what is in force")
     check.set_defaults(run=_check)
     return parser
@@ -67,6 +76,13 @@ def _count(text: str) -> int:
     return int(text[:9])
 
 
+def _percent(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 100:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+
+
 def _configuration(arguments: argparse.Namespace) -> Config:
     environment = dict(os.environ)
     if arguments.model:
@@ -76,6 +92,8 @@ def _configuration(arguments: argparse.Namespace) -> Config:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from service.engines.choice import in_force
+    from service.engines.graph import precision_told
+    from service.native.door_security import verify_doors
     from service.native.logs import set_up_logging
     from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
@@ -85,7 +103,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     model = load_model(Path(config.regnet.local_service_conf.model_config_))
     verify_files(model)
     set_up_logging()
+    verify_doors(config.native, os.environ)
     config = in_force(config, model)
+    precision = precision_told(config, model)
 
     def say(what: Callable[..., None], *about: Any) -> None:
         try:
@@ -93,7 +113,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         except BrokenPipeError:
             _write_to_nobody()  # requests are answered all the same
 
-    asyncio.run(Supervisor(config, model, partial(say, announce, model), partial(say, announce_admin)).run())
+    asyncio.run(Supervisor(config, model, partial(say, announce, model, precision), partial(say, announce_admin)).run())
     return 0
 
 
@@ -118,8 +138,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _compare_decoding(arguments: argparse.Namespace) -> int:
+    from service.compare_decoding import compare_decoding
+
+    return compare_decoding(_configuration(arguments), arguments.paths, least_agreement=arguments.least_agreement)
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from service.engines.choice import in_force
+    from service.engines.graph import precision_told
+    from service.native.door_security import verify_doors
     from service.native.logs import set_up_logging
     from service.ops.model import load_model, verify_files
 
@@ -127,11 +155,13 @@ def _check(arguments: argparse.Namespace) -> int:
     model = load_model(Path(config.regnet.local_service_conf.model_config_))
     verify_files(model)
     set_up_logging()
+    verify_doors(config.native, os.environ)
     config = in_force(config, model)
+    precision = precision_told(config, model)
     print(config.model_dump_json(by_alias=True, indent=2))
     print(
         f"model {model.name}: {model.architecture}, {model.classes} classes, {model.height}x{model.width};"
-        f" engine {config.native.engine}, {config.regnet.local_service_conf.precision}",
+        f" engine {config.native.engine}, {precision}",
         file=sys.stderr,
     )
     return 0

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from service.config_source import Setting, lay_over, read_yaml
+from service.config_source import Setting, lay_over, read_yaml, short, shown
 from service.errors import ConfigError
 
 # What ``--model`` on a command line sets, over file and environment.
@@ -86,7 +86,17 @@ class LocalService(Section):
     @property
     def on_gpu(self) -> bool:
         """Whether the engines run on a GPU, by stock's rule: a ``device_type`` of -1 leaves it to ``devices``."""
-        return self.device_type == 1 or (self.device_type == -1 and bool(self.devices))
+        return self.device_type in (1, 2) or (self.device_type == -1 and bool(self.devices))
+
+    @property
+    def on_tensorrt(self) -> bool:
+        """Whether the engines run on a GPU through TensorRT."""
+        return self.device_type == 2
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The numbers of the GPUs that engine processes take in turn; none on a CPU."""
+        return tuple(int(number) for number in self.devices.split(",") if number) or (0,) if self.on_gpu else ()
 
 
 class Op(Section):
@@ -107,6 +117,9 @@ class Native(Section):
     admin_host: Optional[str] = Field(default=None, min_length=1)
     name: Optional[str] = Field(default=None, pattern=r"^[^/]+$")
     engine: Literal["paddle", "onnxruntime", "openvino", "auto"] = "paddle"
+    gpu_memory_mb: Optional[Annotated[int, Field(ge=64, le=2**20)]] = None
+    tf32: bool = False
+    engine_cache: Optional[str] = Field(default=None, min_length=1)
     slots: Optional[Annotated[int, Field(ge=1, le=MOST_SLOTS)]] = None
     decode_threads: Optional[Processors] = None
     max_body_bytes: Annotated[int, Field(ge=1024, le=MOST)] = 64 * 2**20
@@ -116,14 +129,33 @@ class Native(Section):
     idle_timeout_ms: Positive = 75_000
     max_image_bytes: Positive = 20 * 2**20
     max_image_pixels: Positive = 50_000_000
+    jpeg_decode: Literal["exact", "scaled"] = "exact"
     request_timeout_ms: Positive = 30_000
     max_connection_age_ms: NotNegative = 0
     drain_delay_ms: NotNegative = 0
     drain_timeout_ms: Positive = 30_000
+    tls_certificate: Optional[str] = Field(default=None, min_length=1)
+    tls_key: Optional[str] = Field(default=None, min_length=1)
+    tls_client_ca: Optional[str] = Field(default=None, min_length=1)
+    tokens_file: Optional[str] = Field(default=None, min_length=1)
     access_log: bool = False
     server_timing: bool = False
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _has_whole_tls(self) -> "Native":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, absent = ("key", "certificate") if self.tls_certificate is None else ("certificate", "key")
+            raise ValueError(f"tls_{given} is given and tls_{absent} is not; accepted: both, or neither for no TLS")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca is given and tls_certificate is not; accepted: it with both other tls keys")
+        return self
+
+    @property
+    def scales_jpeg(self) -> bool:
+        """Whether a large JPEG is reduced while it is decoded."""
+        return self.jpeg_decode == "scaled"
 
 
 class Config(Section):
@@ -142,7 +174,8 @@ class Config(Section):
     @classmethod
     def _is_one(cls, op: dict[str, Op]) -> dict[str, Op]:
         if len(op) != 1 or "/" in next(iter(op)):
-            raise ValueError(f"{', '.join(op) or 'nothing'} found; accepted: exactly one op, with no / in its name")
+            found = short(", ".join(op)) or "nothing"
+            raise ValueError(f"{found} found; accepted: exactly one op, with no / in its name")
         return op
 
     @model_validator(mode="after")
@@ -223,7 +256,7 @@ def settings(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> l
 
 def _sentence(fault: ErrorDetails) -> str:
     """One fault as ``key: value is not accepted; accepted: what is``."""
-    key = ".".join(str(part) for part in fault["loc"])
+    key = short(".".join(str(part) for part in fault["loc"]))
     if fault["type"] == "extra_forbidden" and fault["loc"][-1] in OF_REMOTE_OPS:
         return f"{key}: belongs to an op on another server; accepted: a model of this service, in local_service_conf"
     if fault["type"] == "extra_forbidden":
@@ -235,7 +268,7 @@ def _sentence(fault: ErrorDetails) -> str:
     accepted = fault["msg"].replace("Input should be ", "").replace("String should", "a string that should")
     if "dictionary" in accepted:
         accepted = "keys and values"
-    return f"{key}: {fault['input']!r} is not accepted; accepted: {accepted}"
+    return f"{key}: {shown(fault['input'])} is not accepted; accepted: {accepted}"
 
 
 def _known_beside(location: tuple[Any, ...]) -> list[str]:

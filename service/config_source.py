@@ -1,6 +1,7 @@
 """A YAML file and the environment -> the raw values of a configuration, not yet checked."""
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from service.errors import ConfigError
 
 # Two underscores, because Kubernetes sets REGNETX_PORT and its like for a Service that is named regnetx.
 ENVIRONMENT_PREFIX = "REGNETX__"
+# What PyYAML's constructors raise, beside its own errors, over !!int '', !!bool x, !!timestamp x and 2001-13-45
+STUMBLES = (ValueError, TypeError, AttributeError, LookupError)
+LONGEST = 200  # characters of foreign text in a message
+_SHORT = reprlib.Repr()
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,17 @@ class Setting:
     def variable(self) -> str:
         """Its environment variable: ``op.regnet.batch_size`` is ``REGNETX__OP__BATCH_SIZE``."""
         return ENVIRONMENT_PREFIX + "__".join(part for part in self.path if part != "*").upper()
+
+
+def short(text: str) -> str:
+    """Foreign text for a message: one printable line, cut where it is long."""
+    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[: LONGEST + 1])
+    return line if len(text) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def shown(value: Any) -> str:
+    """Any value of YAML for a message; one whose aliases multiply is not written out first."""
+    return short(_SHORT.repr(value)) if isinstance(value, (dict, list, tuple, set)) else short(repr(value))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -45,8 +61,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_bytes(), _UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; accepted: a readable YAML file") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, RecursionError, *STUMBLES) as error:
+        raise ConfigError(f"{path}: not YAML: {short(' '.join(str(error).split()))}") from None
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: {type(values).__name__} at the top; accepted: keys and values, such as http_port: 1"
@@ -61,7 +77,7 @@ def lay_over(values: dict[str, Any], environment: Mapping[str, str], *, settings
         if variable not in known:
             near = difflib.get_close_matches(variable, known, n=1)
             hint = f", did you mean {near[0]}?" if near else f"; accepted: {', '.join(known)}"
-            raise ConfigError(f"environment: {variable}: unknown variable{hint}")
+            raise ConfigError(f"environment: {short(variable)}: unknown variable{hint}")
         _put(values, known[variable], environment[variable])
     return values
 
@@ -74,7 +90,7 @@ def _put(values: dict[str, Any], setting: Setting, text: str) -> None:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
             raise ConfigError(
-                f"{name}: {target!r} is not accepted; accepted: a mapping (while setting {setting.variable})"
+                f"{name}: {shown(target)} is not accepted; accepted: a mapping (while setting {setting.variable})"
             )
     target[last] = text if setting.is_text else _scalar(setting, text)
 
@@ -82,5 +98,5 @@ def _put(values: dict[str, Any], setting: Setting, text: str) -> None:
 def _scalar(setting: Setting, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that there is not, too many digits
+    except (yaml.YAMLError, RecursionError, *STUMBLES):
         raise ConfigError(f"environment: {setting.variable}: {text[:80]!r} is not a YAML value") from None

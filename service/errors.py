@@ -38,6 +38,7 @@ class GrpcCode(IntEnum):
     RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 # grpc-gateway v1.16, runtime/errors.go, HTTPStatusFromCode
@@ -48,6 +49,7 @@ HTTP_STATUS_FROM_GRPC = {
     GrpcCode.RESOURCE_EXHAUSTED: 429,
     GrpcCode.INTERNAL: 500,
     GrpcCode.UNAVAILABLE: 503,
+    GrpcCode.UNAUTHENTICATED: 401,
 }
 
 
@@ -65,6 +67,15 @@ class ServiceError(Exception):
         if self.err_no is not None:
             return 200
         return self.http_override or HTTP_STATUS_FROM_GRPC[self.grpc_code]
+
+
+# --- at the door ---------------------------------------------------------------------------------
+
+
+class UnauthenticatedError(ServiceError):
+    """The request shows no token that is accepted."""
+
+    grpc_code = GrpcCode.UNAUTHENTICATED
 
 
 # --- gateway: bytes -> request -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: ``python -m serving_models export SOURCE | list | prepare [NAME] | fetch URL``."""
+"""The command line: ``python -m serving_models export SOURCE | list | prepare [NAME] | fetch URL | quantize MODEL``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from service.errors import ModelError, StartupError
+from service.errors import ConfigError, ModelError, StartupError
+from serving_models.measure_commands import add_bench, add_evaluate, bench_command, evaluate_command, require_source
+from serving_models.quantize_command import add_quantize, quantize_command, require_images
 
 if TYPE_CHECKING:
     from serving_models.export import Exported
@@ -34,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_any_text_through()
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
-    except ModelError as error:
+        status = options.command(options)
+    except (ModelError, ConfigError) as error:
         return _fail(str(error), REFUSED)
     except StartupError as error:
         return _fail(str(error), FAILED)
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{where}{error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted, nothing was written", INTERRUPTED)
-    return 0
+    return int(status or 0)
 
 
 def _let_any_text_through() -> None:
@@ -113,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--force", action="store_true", help="replace another model of that name")
     fetch.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token instead")
 
+    add_bench(commands, command=_bench, root=DEFAULT_ROOT)
+    add_evaluate(commands, command=_evaluate, root=DEFAULT_ROOT)
+    add_quantize(commands, command=_quantize, root=DEFAULT_ROOT)
+
     for command in (export, prepare, fetch):
         command.add_argument("--to", type=Path, default=DEFAULT_ROOT, metavar="FOLDER", help="where models are written")
     return parser
@@ -158,6 +164,32 @@ def _fetch(options: argparse.Namespace) -> None:
     with _interrupted_by_sigterm(), _progress() as (_, progress):
         path = fetch_model(wanted, progress)
     print(path, flush=True)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    with _interrupted_by_sigterm():
+        return bench_command(options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from serving_models.prepare import prepare
+
+    require_source(options.source)
+    with _progress() as (report, progress):
+        model = prepare(options.model, options.root, report=report, progress=progress, tell=_tell)
+    with _interrupted_by_sigterm():
+        return evaluate_command(options, model)
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    from serving_models.prepare import prepare
+
+    require_images(options.images)
+    with _progress() as (report, progress):
+        model = prepare(options.model, options.root, report=report, progress=progress, tell=_tell)
+        with _interrupted_by_sigterm():
+            table = quantize_command(options, model, report=report, tell=_tell)
+    Console().print(table)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import tarfile
@@ -15,6 +16,8 @@ from service.errors import ModelError
 # The largest official model takes 0.5 GB.
 MAX_BYTES = 4 << 30
 MAX_MEMBERS = 2000
+# A file where another member needs a folder, or the other way round, and names that no file system takes
+_OF_NAMES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -60,6 +63,8 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # of gzip and bz2, not of the disk
             raise ModelError(f"{archive}: damaged or cut short: {error}") from None
+        if error.errno in _OF_NAMES:
+            raise ModelError(f"{archive}: a member cannot be unpacked: {error.strerror}") from None
         raise
 
 

@@ -53,7 +53,7 @@ def read_inference_yml(path: Path) -> Feeding:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ModelError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     try:
         return _feeding(_mapping(document, "the file"), path)
@@ -79,9 +79,9 @@ def _feeding(document: Mapping[str, Any], path: Path) -> Feeding:
 
 def _refuse_order(names: list[str]) -> None:
     """Another order makes another input."""
-    unknown = next((name for name in names if name not in _READERS), None)
-    if unknown is not None:
-        raise _RefusedError(f"transform {unknown!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
+    unknown = [name for name in names if name not in _READERS]
+    if unknown:
+        raise _RefusedError(f"transform {unknown[0]!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
     # ToCHWImage may stand before NormalizeImage, whose "order" then says so.
     if [name for name in names if name != "ToCHWImage"] != [name for name in _ORDER if name in names]:
         raise _RefusedError(f"the transforms are {', '.join(names)}; accepted is, in this order: {ACCEPTED_TRANSFORMS}")
@@ -99,7 +99,7 @@ def _resize(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("backend") not in (None, "cv2"):
         raise _RefusedError(f"ResizeImage.backend is {options['backend']!r}; accepted is 'cv2'")
     if "resize_short" not in options:
-        raise _RefusedError(f"ResizeImage has {sorted(options)}; accepted is resize_short")
+        raise _RefusedError(f"ResizeImage has {sorted(map(str, options))}; accepted is resize_short")
     return {"resize_short": _pixels(options["resize_short"], "ResizeImage.resize_short")}
 
 
@@ -184,9 +184,16 @@ def _fraction(value: Any) -> float:
     return found
 
 
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
 def _triple(value: Any, what: str) -> Triple:
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 3 or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+    if len(numbers) != 3 or not all(isinstance(n, (int, float)) and _is_finite(n) for n in numbers):
         raise _RefusedError(f"{what} is {value!r}; accepted are 3 numbers, for R, G and B")
     red, green, blue = (float(n) for n in numbers)
     return red, green, blue

@@ -7,6 +7,7 @@ holds one after the other, in the order of their sorted names.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,7 +90,9 @@ def _tensor(content: memoryview, offset: int, shape: Shape) -> tuple[Array, int]
     desc.ParseFromString(bytes(content[offset : offset + length]))
     offset += length
     _refuse_other(desc, shape)
-    count = int(np.prod(shape, dtype=np.int64))
+    if min(shape, default=1) < 1:
+        raise _DamagedError(f"of shape {shape}, where every side is 1 or more")
+    count = math.prod(shape)
     if offset + 4 * count > len(content):
         raise _DamagedError(f"cut short, {offset + 4 * count - len(content)} bytes are missing")
     return np.frombuffer(content, dtype="<f4", count=count, offset=offset).reshape(shape), offset + 4 * count

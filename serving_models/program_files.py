@@ -121,7 +121,7 @@ def _read_pir(path: Path, content: bytes) -> Graph:
         (region,) = document["program"]["regions"]
         (block,) = region["blocks"]
         return _pir_graph(block["ops"])
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path}: a Paddle program of an unknown layout ({type(error).__name__}: {error})") from None
 
 

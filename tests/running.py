@@ -20,7 +20,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120  # a bound for a machine that is busy; a start takes a few seconds
 READY = re.compile(
-    r"ready: .* at (?:POST http://(?P<http>\S+?)/(?P<name>[^/]+)/prediction)?(?: and )?(?:gRPC (?P<rpc>\S+))?$"
+    r"ready: .* at (?:POST https?://(?P<http>\S+?)/(?P<name>[^/]+)/prediction)?(?: and )?"
+    r"(?:gRPC (?P<rpc>\S+)(?: \(TLS\))?)?$"
 )
 
 ADMIN = re.compile(r"admin: http://(?P<admin>\S+) ")

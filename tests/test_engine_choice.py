@@ -18,7 +18,9 @@ from client_calls import sync_batch
 from running import ROOT, configuration, serving
 
 from service.config import Config
-from service.engines import VENDORS, choice, kept_choice, precision
+from service.engines import VENDORS, choice, gpu, kept_choice, open_engine, precision
+from service.engines import measure as measuring
+from service.engines.gpu import Gpu
 from service.engines.measure import measure
 from service.errors import ConfigError
 from service.ops.model import load_model
@@ -98,6 +100,36 @@ def test_bfloat16_may_differ_by_more():
     assert choice.fastest(differences(openvino=0.06), "bf16") == "onnxruntime"
 
 
+def test_float16_and_tf32_have_tolerances_of_their_own():
+    assert [choice.fastest(differences(openvino=0.009), one) for one in ("fp16", "tf32")] == ["openvino"] * 2
+    assert [choice.fastest(differences(openvino=0.011), one) for one in ("fp16", "tf32")] == ["onnxruntime"] * 2
+
+
+def test_where_paddle_cannot_serve_the_fastest_of_the_others_is_taken():
+    found = rates()
+    del found["rates"]["paddle"]
+    found["refused"] = {"paddle": "Paddle is built without TensorRT"}
+    assert choice.fastest(found, "fp32") == "openvino"
+    assert choice.fastest(found | {"differences": {"onnxruntime": 1e-6, "openvino": 1e-3}}, "fp32") == "onnxruntime"
+    for judged in ({}, {"onnxruntime": 1.0, "openvino": 1.0}):
+        with pytest.raises(ConfigError, match=r"^Paddle is built without TensorRT$"):
+            choice.fastest(found | {"differences": judged}, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("local", "tf32", "judged_as"),
+    [
+        ({"device_type": 1}, True, "tf32"),
+        ({"device_type": 1}, False, "fp32"),
+        ({"device_type": 2, "precision": "fp16"}, True, "fp16"),
+        ({"device_type": 0}, True, "fp32"),
+    ],
+)
+def test_float32_on_a_gpu_may_differ_by_more_where_tf32_was_asked_for(local, tf32, judged_as, folder):
+    config = configuration(folder, native={"engine": "auto", "tf32": tf32}, local=local)
+    assert choice._tolerated(Config.model_validate(config)) == judged_as
+
+
 def test_what_not_even_paddle_can_serve_is_refused_in_its_words():
     found = {"images": 1, "rates": {}, "differences": {}, "refused": {"paddle": "precision: int8 is not built in"}}
     with pytest.raises(ConfigError, match=r"^precision: int8 is not built in$"):
@@ -126,6 +158,38 @@ def test_an_engine_that_cannot_read_the_model_leaves_the_others(folder):
     assert list(found.rates) == list(found.differences) == ["paddle"]
     assert "ONNX Runtime cannot load it" in found.refused["onnxruntime"]
     assert "OpenVINO cannot load it" in found.refused["openvino"]
+
+
+def test_scores_are_compared_with_paddles_in_float32_where_paddle_cannot_serve(folder, monkeypatch):
+    """A GPU for which only ONNX Runtime is built; here it computes on the CPU."""
+
+    def open_here(config, model, **named):
+        settings = config.regnet.local_service_conf
+        if config.native.engine == "paddle" and settings.on_gpu:
+            raise ConfigError("Paddle is the CPU build")
+        local = settings.model_copy(update={"device_type": 0})
+        op = config.regnet.model_copy(update={"local_service_conf": local})
+        return open_engine(config.model_copy(update={"op": {"regnet": op}}), model, **named)
+
+    monkeypatch.setattr(measuring, "open_engine", open_here)
+    config = Config.model_validate(configuration(folder, local={"device_type": 1, "precision": "fp32"}))
+    found = measure(config, load_model(folder), threads=1)
+    assert found.refused == {"paddle": "Paddle is the CPU build"}
+    assert set(found.rates) == set(found.differences) == {"onnxruntime", "openvino"}
+    assert all(0 < difference < 1e-4 for difference in found.differences.values())
+
+
+@pytest.mark.parametrize(("device_type", "seconds"), [(0, 120), (1, 120), (2, 1320)])
+def test_measuring_has_time_to_build_for_tensorrt(device_type, seconds, folder, monkeypatch):
+    given = []
+
+    def run(*_, timeout, **__):
+        given.append(timeout)
+        raise OSError("not now")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert chosen(folder, device_type=device_type) == "paddle"
+    assert given == [seconds]
 
 
 @pytest.mark.parametrize("does", ["kill -SEGV $$", "exit 1", "echo '{'", "exec sleep 60"])
@@ -188,6 +252,37 @@ def test_another_machine_or_package_is_measured_anew(folder, measured, monkeypat
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3, 4})
     chosen(folder)
     assert len(measured) == 5
+
+
+def test_another_gpu_driver_or_precision_of_float32_is_measured_anew(folder, measured, monkeypatch, tmp_path):
+    def choose(*cards, driver="550", **native):
+        (tmp_path / "version").write_text(driver)
+        monkeypatch.setattr(gpu, "DRIVER_VERSION", tmp_path / "version")
+        monkeypatch.setattr(kept_choice, "visible_gpus", lambda: cards)
+        config = configuration(
+            folder,
+            native={"engine": "auto", **native},
+            op={"concurrency": 2},
+            local={"device_type": 1, "devices": "0,1"},
+        )
+        choice.in_force(Config.model_validate(config), load_model(folder))
+        return len(measured)
+
+    a100, t4 = Gpu("A100", "8.0", 40960), Gpu("T4", "7.5", 15360)
+    assert [choose(a100, a100), choose(a100, a100)] == [1, 1]
+    assert choose(a100, t4) == 2
+    assert choose(a100, t4, driver="560") == 3
+    assert choose(a100, t4, driver="560", tf32=True) == 4
+    assert choose(a100) == 5  # the other has gone
+    kept = json.loads((folder / "engine.json").read_text())["measured_with"]["gpu"]
+    assert kept["cards"] == [{"name": "A100", "capability": "8.0", "memory_mb": 40960}, None]
+
+
+def test_a_choice_for_the_cpu_does_not_depend_on_gpus(folder, measured, monkeypatch):
+    for cards in ((), (Gpu("T4", "7.5", 15360),)):
+        monkeypatch.setattr(kept_choice, "visible_gpus", lambda cards=cards: cards)
+        chosen(folder)
+    assert len(measured) == 1
 
 
 @pytest.mark.parametrize(

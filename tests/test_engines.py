@@ -13,6 +13,7 @@ import pytest
 from client_calls import sync_batch
 from running import ROOT, configuration, serving
 
+from service import engines
 from service.config import Config
 from service.engines import VENDORS, open_engine, precision, warm_up
 from service.errors import ConfigError, ModelError
@@ -129,7 +130,13 @@ def test_one_dnn_and_plain_kernels_agree(model):
         ("paddle", {"precision": "fp16"}, "fp16 is not built in with native.engine: paddle; accepted: fp32"),
         ("openvino", {"precision": "fp16"}, "fp16 is not built in with native.engine: openvino; accepted: fp32"),
         ("onnxruntime", {"precision": "bf16"}, "is not built in with native.engine: onnxruntime; accepted: fp32"),
-        ("paddle", {"precision": "bf16", "device_type": 1}, "needs device_type: 0 and a CPU with amx_bf16 or avx512"),
+        ("paddle", {"precision": "bf16", "device_type": 1}, "device_type: 1 (GPU), but the installed paddlepaddle"),
+        ("paddle", {"precision": "int8", "device_type": 1}, "and device_type: 1 (GPU); accepted: fp32, fp16, bf16"),
+        ("paddle", {"precision": "bf16", "device_type": 2}, "2 (GPU with TensorRT); accepted: fp32, fp16, int8"),
+        ("paddle", {"device_type": 2}, "device_type: 2 (GPU with TensorRT), but the installed paddlepaddle"),
+        ("onnxruntime", {"device_type": 2}, "accepted: 0, or install onnxruntime-gpu and TensorRT"),
+        ("onnxruntime", {"device_type": 1, "precision": "fp16"}, "and device_type: 1 (GPU); accepted: fp32"),
+        ("openvino", {"device_type": 2}, "device_type: 2 is not built in with native.engine: openvino; accepted: 0"),
     ],
 )
 def test_what_this_build_cannot_do_is_named(model, engine, local, message):
@@ -144,7 +151,7 @@ def test_bfloat16_is_refused_on_a_cpu_without_it(engine, facts, model, monkeypat
     if facts is not None:
         (tmp_path / "cpuinfo").write_text(facts)
     monkeypatch.setattr(precision, "CPU_FACTS", tmp_path / "cpuinfo")
-    with pytest.raises(ConfigError, match=r"bf16 needs .* a CPU with amx_bf16 or avx512_bf16; accepted: fp32$"):
+    with pytest.raises(ConfigError, match=r"bf16 needs a CPU with amx_bf16 or avx512_bf16; accepted: fp32$"):
         open_engine(config_of(model, engine, precision="bf16"), model)
 
 
@@ -208,6 +215,7 @@ def test_a_missing_package_is_named_with_what_to_install(engine, package, model,
         (lambda batch: np.zeros((len(batch), 3), np.float32), r"answers \(4, 3\), expected \(4, 10\)"),
         (lambda batch: np.zeros((1, 10), np.float32), r"answers \(1, 10\), expected \(4, 10\)"),
         (lambda batch: np.full((len(batch), 10), np.nan, np.float32), "not finite"),
+        (lambda batch: 1 // 0, "4 images cannot be run: integer division or modulo by zero"),
     ],
 )
 def test_warm_up_believes_nothing(model, answer, message):
@@ -223,7 +231,23 @@ def test_warm_up_runs_every_batch_size(model):
         return np.zeros((len(batch), 10), np.float32)
 
     warm_up(Answering(answer), model, batch_size=5)
-    assert sorted(sizes) == [1, 2, 3, 4, 5]
+    assert sizes == [5, 1, 4, 3, 2]
+    sizes.clear()
+    warm_up(Answering(answer), model, batch_size=1)
+    assert sizes == [1]
+
+
+def test_warm_up_ends_when_its_time_is_over_and_says_what_was_left_out(model, monkeypatch, caplog):
+    sizes = []
+
+    def answer(batch):
+        sizes.append(len(batch))
+        return np.zeros((len(batch), 10), np.float32)
+
+    monkeypatch.setattr(engines, "WARM_UP_SECONDS", -1)
+    warm_up(Answering(answer), model, batch_size=5)
+    assert sizes == [5, 1]
+    assert "batches of 2 to 4 images have not been run" in caplog.text
 
 
 def test_no_engine_leaves_anything_in_the_home_folder(digits_model, tmp_path):

@@ -37,6 +37,7 @@ ROOMS = [
         "service.paddle_serving.pipeline_config",
         INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"},
     ),
+    ("serving_models.latency_tables", INFERENCE | SERVERS | {"service.engines", "service.native", "service.contract"}),
     ("service.predict", SERVERS | {"service.native", "service.contract", "serving_models"}),
     ("serving_models.__main__", {"paddle", "service.native", "service.engines", "service.contract"}),
     ("regnetx_client", INFERENCE | {"grpc", "service", "serving_models", "cv2", "numpy", "PIL"}),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,7 @@ from regnetx_client.protocol import (
     question_for,
 )
 from regnetx_client.retry import Pause, retried, retried_async
+from regnetx_client.security import PathLike, authorization, tls_context
 from regnetx_client.uploads import Forms, Uploads
 
 try:
@@ -72,9 +74,10 @@ class GrpcClient:
     Several IP addresses (a list, or with commas), or a name with several, ``dns:///host:port``, are as many replicas.
     gRPC spreads the calls over them in turn and, with ``check_health``, leaves out those whose health service says
     NOT_SERVING. One connection to each carries all calls and may be shared by threads. ``timeout`` is the call's gRPC
-    deadline. ``credentials`` (grpc.ChannelCredentials) switch TLS on; ``authority`` is the name that the servers'
-    certificate must hold where the address does not say it. ``metadata`` goes with every call. ``upload`` is as in
-    ``Client``; what is learned of one replica is taken for all.
+    deadline. ``ca`` or ``cert``, as in ``Client``, switch TLS on, as do ``credentials`` (grpc.ChannelCredentials) in
+    their place; ``authority`` is the name that the servers' certificate must hold where the address does not say it.
+    ``metadata`` goes with every call, and so does ``token``, as in ``Client``. ``upload`` is as in ``Client``; what is
+    learned of one replica is taken for all.
     """
 
     def __init__(
@@ -87,17 +90,22 @@ class GrpcClient:
         connect_timeout: float | None = 5.0,
         retries: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         credentials: Any = None,
         authority: str | None = None,
         upload: str = "auto",
         check_health: bool = True,
     ) -> None:
+        credentials = _credentials(credentials, ca, cert, key)
         self._target = _target(address, credentials, authority)
         self._service, self._method = service, method
         self._uploads, self._forms = Uploads(upload), Forms()
         self._failover = Failover.of(timeout, retries, several=self._target.balanced)
         self._policy = self._failover.policy
-        self._metadata = tuple((metadata or {}).items())
+        self._metadata = _metadata(metadata, token)
         options = _options(self._target, seconds(connect_timeout, "connect_timeout"), authority, check_health)
         self._channel: Any = _channel(grpc, self._target, credentials, options)
         self._infer = _stub(self._channel)
@@ -175,17 +183,22 @@ class AsyncGrpcClient:
         connect_timeout: float | None = 5.0,
         retries: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         credentials: Any = None,
         authority: str | None = None,
         upload: str = "auto",
         check_health: bool = True,
     ) -> None:
+        credentials = _credentials(credentials, ca, cert, key)
         self._target = _target(address, credentials, authority)
         self._service, self._method = service, method
         self._uploads, self._forms = Uploads(upload), Forms()
         self._failover = Failover.of(timeout, retries, several=self._target.balanced)
         self._policy = self._failover.policy
-        self._metadata = tuple((metadata or {}).items())
+        self._metadata = _metadata(metadata, token)
         self._credentials = credentials
         self._options = _options(self._target, seconds(connect_timeout, "connect_timeout"), authority, check_health)
         self._open_channel: Any = None
@@ -264,6 +277,21 @@ class AsyncGrpcClient:
             return await stub(request, timeout=deadline.remaining(), metadata=metadata)
         except grpc.RpcError as error:
             raise translate(error, self._target.name, deadline) from error
+
+
+def _metadata(given: Mapping[str, str] | None, token: str | None) -> tuple[tuple[str, str], ...]:
+    shown = authorization(token, given)
+    return (*((name, value) for name, value in (given or {}).items() if name.lower() not in shown), *shown.items())
+
+
+def _credentials(credentials: Any, ca: PathLike | None, cert: PathLike | None, key: PathLike | None) -> Any:
+    """Those given, or made of the files; None without TLS."""
+    if tls_context(ca, cert, key) is None:  # says what is wrong with the files, where gRPC would fail call by call
+        return credentials
+    if credentials is not None:
+        raise ValueError("credentials have TLS settings of their own: ca, cert and key do not go with them")
+    contents = [None if path is None else Path(path).read_bytes() for path in (ca, key or cert, cert)]
+    return grpc.ssl_channel_credentials(*contents)
 
 
 def _target(address: Addresses, credentials: Any, authority: str | None) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ssl
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,7 @@ from regnetx_client.predictions import Prediction
 from regnetx_client.protocol import Question, predictions_from, question_for
 from regnetx_client.replicas import Replica
 from regnetx_client.retry import retried, retried_async
+from regnetx_client.security import PathLike, authorization, tls_context
 from regnetx_client.uploads import Uploads
 from regnetx_client.version import __version__
 
@@ -51,8 +53,12 @@ class Client:
     go to another one, also when the connection broke or no time was named.
     ``upload``: ``auto`` sends an image as it is to a server that has said in an earlier answer that it takes that, and
     as base64 to others, as ``base64`` does to all; ``binary`` sends it as it is to all.
-    ``service`` and ``method`` make the path; PaddleClas' own server is called ``imagenet``. ``transport`` is httpx's
-    (for TLS settings, a proxy, or a test).
+    ``service`` and ``method`` make the path; PaddleClas' own server is called ``imagenet``.
+    ``ca`` is a PEM file of the authorities to trust in place of the usual ones, ``cert`` and ``key`` are those of this
+    caller, where the server wants to know who calls (``key`` may be in ``cert``); they are read once. ``token`` is
+    shown to every server, as is that of the environment, REGNETX_TOKEN, where it is None and ``headers`` has no
+    ``authorization``. ``transport`` is httpx's (for other TLS settings, a proxy, or a test) and takes the place of
+    these files.
     """
 
     def __init__(
@@ -68,6 +74,10 @@ class Client:
         connections: int = 100,
         upload: str = "auto",
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
@@ -76,7 +86,8 @@ class Client:
         self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
         self._http = httpx.Client(
-            headers=_headers(headers),
+            headers=_headers(headers, token),
+            verify=_verification(transport, ca, cert, key),
             limits=_limits(connections),
             transport=transport,
             mounts=_DIRECTLY if all_addresses else None,
@@ -181,6 +192,10 @@ class AsyncClient:
         connections: int = 100,
         upload: str = "auto",
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._balancer = Balancer(url, timeout, retries, all_addresses=all_addresses)
@@ -189,7 +204,8 @@ class AsyncClient:
         self._path = path_of(service, method)
         self._connect = seconds(connect_timeout, "connect_timeout")
         self._http = httpx.AsyncClient(
-            headers=_headers(headers),
+            headers=_headers(headers, token),
+            verify=_verification(transport, ca, cert, key),
             limits=_limits(connections),
             transport=transport,
             mounts=_DIRECTLY if all_addresses else None,
@@ -307,8 +323,20 @@ def _get(http: httpx.Client | httpx.AsyncClient, endpoint: Endpoint, path: str) 
     return http.build_request("GET", endpoint.url + path, headers=endpoint.headers, extensions=endpoint.extensions)
 
 
-def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
-    return {"user-agent": f"regnetx-client/{__version__}", **(given or {})}
+def _headers(given: Mapping[str, str] | None, token: str | None) -> dict[str, str]:
+    own = {"user-agent": f"regnetx-client/{__version__}"}
+    shown = authorization(token, given)
+    kept = {name: value for name, value in (given or {}).items() if name.lower() not in shown}
+    return {**own, **kept, **shown}
+
+
+def _verification(
+    transport: object, ca: PathLike | None, cert: PathLike | None, key: PathLike | None
+) -> ssl.SSLContext | bool:
+    context = tls_context(ca, cert, key)
+    if context is not None and transport is not None:
+        raise ValueError("transport has TLS settings of its own: ca, cert and key do not go with it")
+    return True if context is None else context
 
 
 def _limits(connections: int) -> httpx.Limits:

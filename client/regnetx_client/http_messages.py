@@ -110,8 +110,8 @@ def answer_from(reply: Reply) -> Answer:
     try:
         fields = json.loads(reply.body)
         keys, values = fields["key"], fields["value"]
-        return Answer(int(fields["err_no"]), str(fields["err_msg"]), dict(zip(keys, map(str, values))))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return Answer(int(fields["err_no"]), str(fields["err_msg"]), dict(zip(map(str, keys), map(str, values))))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"the answer is none of the pipeline's: {_text(reply.body)}") from error
 
 

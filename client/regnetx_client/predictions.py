@@ -37,7 +37,7 @@ def _every(text: str) -> list[list[Prediction]]:
     """``top_k``: JSON, a list per image of ``{"class_id": int, "label": str, "prob": float}``."""
     try:
         return [[_prediction(fields) for fields in row] for row in json.loads(text)]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"top_k is no list of predictions: {excerpt(text)}") from error
 
 

@@ -12,7 +12,14 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from service.contract.json_text import go_json, valid_text
-from service.errors import GrpcCode, MalformedRequestError, OverloadedError, ServiceError, UnavailableError
+from service.errors import (
+    GrpcCode,
+    MalformedRequestError,
+    OverloadedError,
+    ServiceError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -24,6 +31,7 @@ _SUCCESS: Headers = (
     (b"grpc-metadata-grpc-accept-encoding", b"identity, deflate, gzip"),
 )
 _RETRY: Headers = ((b"retry-after", b"1"),)
+_CHALLENGE: Headers = ((b"www-authenticate", b"Bearer"),)
 
 _ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 _BAD_TARGET = re.compile(rb"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
@@ -125,7 +133,8 @@ def failure(error: Exception) -> Answer:
     code, message = status_of(error)
     status = error.http_status if isinstance(error, ServiceError) else 500
     retry = _RETRY if isinstance(error, OverloadedError | UnavailableError) else ()
-    return Answer(status, (*_JSON, *retry), error_body(code, message))
+    challenge = _CHALLENGE if isinstance(error, UnauthenticatedError) else ()
+    return Answer(status, (*_JSON, *retry, *challenge), error_body(code, message))
 
 
 def error_body(code: GrpcCode, message: str) -> bytes:

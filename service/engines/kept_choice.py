@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,10 +16,15 @@ from typing import Any
 from service import __version__
 from service.config import Config
 from service.engines import VENDORS
+from service.engines.engine_cache import user_cache
+from service.engines.gpu import driver_version, visible_gpus
 from service.engines.precision import CPU_FACTS, cpu_flags
 from service.ops.model import Model, expected_sha256
 
 FILE = "engine.json"
+OF_SETTINGS = (
+    "precision", "on_gpu", "on_tensorrt", "use_mkldnn", "ir_optim", "mem_optim", "use_calib", "min_subgraph_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def circumstances(config: Config, model: Model, threads: int) -> dict[str, Any]:
         "model": dict(sha256.values) if sha256 else None,
         "batch_size": config.regnet.batch_size,
         "threads": threads,
-        **{key: getattr(settings, key) for key in ("precision", "on_gpu", "use_mkldnn", "ir_optim", "mem_optim")},
+        **{key: getattr(settings, key) for key in OF_SETTINGS},
+        "gpu": _gpu(config) if settings.on_gpu else None,
         "machine": {
             "cpu": _cpu(),
             "flags": hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest(),
@@ -79,9 +84,9 @@ def keep(model: Model, here: dict[str, Any], choice: Choice) -> Path | None:
 def _files(model: Model, here: dict[str, Any]) -> Iterator[Path]:
     yield model.program.parent.parent / FILE
     name = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()
-    with contextlib.suppress(RuntimeError):  # a user without a home
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        yield cache / "regnetx-serving" / f"engine-{name[:16]}.json"
+    cache = user_cache()
+    if cache is not None:
+        yield cache / f"engine-{name[:16]}.json"
 
 
 def _choice(engine: str, images: int, rates: dict[str, float], differences: dict[str, float]) -> Choice:
@@ -112,6 +117,16 @@ def _cpu() -> str:
     except OSError:
         lines = []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _gpu(config: Config) -> dict[str, Any]:
+    listed, visible = config.regnet.local_service_conf.gpus, visible_gpus()
+    return {
+        "tf32": config.native.tf32,
+        "gpu_memory_mb": config.native.gpu_memory_mb,
+        "driver": driver_version(),
+        "cards": [asdict(visible[number]) if number < len(visible) else None for number in listed],
+    }
 
 
 def _installed() -> Iterator[tuple[str, str]]:

@@ -9,21 +9,24 @@ if "openvino_telemetry" not in sys.modules:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino  # type: ignore[import-untyped]
 
-from service.config import LocalService
+from service.config import Config
+from service.engines.graph import graph_file
 from service.engines.precision import require_device, require_precision
 from service.errors import ConfigError, ModelError
-from service.ops.model import Model, onnx_file
+from service.ops.model import Model
 
-PRECISIONS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
+# Of what a graph leaves open. That of int8 says itself which layers are int8; the others stay in float32.
+HINTS = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16, "int8": openvino.Type.f32}
 
 
 class OpenVinoEngine:
     """One compiled model with one inference request."""
 
-    def __init__(self, settings: LocalService, model: Model, *, instance: int, threads: int) -> None:
+    def __init__(self, config: Config, model: Model, *, instance: int, threads: int) -> None:
+        settings = config.regnet.local_service_conf
         require_device(settings, engine="openvino", gpu=False)
-        require_precision(settings, engine="openvino", cpu_bf16=True)
-        file, precision = onnx_file(model, engine="openvino"), PRECISIONS[settings.precision]
+        require_precision(settings, engine="openvino", cpu=list(HINTS))
+        file, precision = graph_file(model, engine="openvino", precision=settings.precision), HINTS[settings.precision]
         try:
             compiled = openvino.Core().compile_model(str(file), "CPU", _properties(precision, threads))
         except RuntimeError as error:

@@ -69,13 +69,15 @@ class Classifier:
     """Owns the decode threads. A request ends when it is answered; each of its slots when its last user is done."""
 
     def __init__(
-        self, dispatcher: Dispatcher, model: Model, meter: ImageMeter, *, limits: Limits, threads: int, timeout: float
-    ) -> None:
+        self, dispatcher: Dispatcher, model: Model, meter: ImageMeter, *,
+        limits: Limits, scales_jpeg: bool, threads: int, timeout: float,
+    ) -> None:  # fmt: skip
         """``timeout``: seconds from a request's arrival until OpTimeoutError."""
         self._dispatcher = dispatcher
         self._model = model
         self._meter = meter
         self._limits = limits
+        self._resize_short = model.resize_short if scales_jpeg else None
         self._timeout = timeout
         self._answers: set[asyncio.Future[None]] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -158,7 +160,7 @@ class Classifier:
             raise ImageError(f"{image.size_bound} bytes, at most {self._limits.max_bytes} accepted")
         begun = time.perf_counter()
         file = file_of(image)
-        pixels = decode(file, self._limits)
+        pixels = decode(file, self._limits, self._resize_short)
         decoded = time.perf_counter()
         preprocess(pixels, self._model, self._dispatcher.input(slot))
         return Written(FIRST_BYTES[file[0]], begun, decoded, time.perf_counter())

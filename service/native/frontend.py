@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from service.native.budget import Budget
 from service.native.child import Control, become_child
 from service.native.classify import Classifier, ImageMeter
 from service.native.dispatch import Dispatcher
+from service.native.door_security import DoorSecurity
 from service.native.engine_link import EngineLink
 from service.native.grpc_api import GrpcApi
 from service.native.health import Health
@@ -30,6 +32,7 @@ from service.native.metric_block import Block
 from service.native.metrics import Door
 from service.native.request_meter import RequestMeter, Told
 from service.native.slots import SlotLayout, SlotMemory
+from service.native.tls import HANDSHAKE_SECONDS
 from service.native.vitals import BEAT_SECONDS, Readiness, Vitals
 from service.ops.decode import Limits
 from service.ops.model import Model, load_model
@@ -43,6 +46,24 @@ TURNS_TO_ACCEPT = 3  # of the event loop; each accepts whatever waits
 
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: when to stop is the supervisor's to say."""
+
+    handshake_seconds = HANDSHAKE_SECONDS
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it for sockets it is given, with a bound for the handshake of TLS: asyncio's is a minute."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connection() -> asyncio.Protocol:
+            return config.http_protocol_class(config=config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+
+        bound = self.handshake_seconds if config.ssl else None
+        self.servers = [
+            await loop.create_server(
+                connection, sock=listening, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=bound
+            )
+            for listening in sockets or ()
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,13 +99,14 @@ class Frontend:
         limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
         self._classifier = Classifier(
             self._dispatcher, model, ImageMeter(self._block),
-            limits=limits, threads=config.decode_threads, timeout=config.timeout,
+            limits=limits, scales_jpeg=native.scales_jpeg, threads=config.decode_threads, timeout=config.timeout,
         )  # fmt: skip
         self._inference = Inference(
             self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
         )
         self._told = Told(access_log=native.access_log, server_timing=native.server_timing)
         self._budget = Budget(native.max_buffered_bytes)
+        self._security = DoorSecurity(native, os.environ)
         self._protocol = bounded(
             max_age=native.max_connection_age_ms / 1000,
             read_timeout=native.read_timeout_ms / 1000,
@@ -106,6 +128,7 @@ class Frontend:
             lives = [group.create_task(link.run()) for link in self._links]
             lives.append(group.create_task(self._prove(control, proof)))
             lives.append(group.create_task(self._pulse(grpc_api)))
+            lives.extend(group.create_task(renewal) for renewal in self._security.renewals())
             await _hear_drain(control)
             await self._drain(grpc_api, http)
             for life in lives:
@@ -119,6 +142,8 @@ class Frontend:
             self._inference, RequestMeter(self._block, Door.GRPC, self._told), self._budget,
             max_message_bytes=native.max_body_bytes, idle=native.idle_timeout_ms / 1000,
             max_age=native.max_connection_age_ms / 1000, grace=self._config.timeout + CUT_SECONDS,
+            handshake=self._handshake_seconds,
+            credentials=self._security.grpc_credentials(), admit=self._security.admit,
         )  # fmt: skip
         try:
             await api.start(self._rpc)
@@ -171,15 +196,26 @@ class Frontend:
     def _http_server(self) -> HttpServer:
         native = self._config.native
         meter = RequestMeter(self._block, Door.HTTP, self._told)
-        api = HttpApi(self._inference, self._health, meter, self._budget, max_body_bytes=native.max_body_bytes)
-        return HttpServer(
+        api = HttpApi(
+            self._inference, self._health, meter, self._budget,
+            max_body_bytes=native.max_body_bytes, admit=self._security.admit,
+        )  # fmt: skip
+        context = self._security.ssl_context
+        server = HttpServer(
             uvicorn.Config(
                 api, http=self._protocol, ws="none", lifespan="off", log_config=None,
                 access_log=False, server_header=False,
                 timeout_keep_alive=native.idle_timeout_ms / 1000,  # type: ignore[arg-type]  # it takes fractions
                 timeout_graceful_shutdown=math.ceil(native.drain_timeout_ms / 1000) + CUT_SECONDS,
+                ssl_context_factory=None if context is None else lambda *_: context,
             )
         )  # fmt: skip
+        server.handshake_seconds = self._handshake_seconds
+        return server
+
+    @property
+    def _handshake_seconds(self) -> float:
+        return min(HANDSHAKE_SECONDS, self._config.native.read_timeout_ms / 1000)
 
 
 async def _hear_drain(control: Control) -> None:

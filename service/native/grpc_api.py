@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,13 +16,14 @@ from service.contract.answers import to_message
 from service.contract.gateway import status_of
 from service.contract.message import parse_message
 from service.contract.top_k import top_k_of
-from service.errors import OverloadedError, ServiceError, UnavailableError
+from service.errors import OverloadedError, ServiceError, UnauthenticatedError, UnavailableError
 from service.native.budget import Budget, Share
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
 from service.native.request_meter import Exchange, RequestMeter
 
 SERVICE = wire.DESCRIPTOR.services_by_name["PipelineService"].full_name
+METHOD = f"/{SERVICE}/inference"
 STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
 RETRY_AFTER = (("retry-after", "1"),)  # seconds, as the HTTP header says it
 ACCEPTS_BYTES = (("x-accepts-bytes", "1"),)  # to callers that use what stock has not: files need not be base64
@@ -41,13 +44,19 @@ class GrpcApi:
         idle: float,
         max_age: float,
         grace: float,
+        handshake: float = 10.0,
+        credentials: Any = None,
+        admit: Callable[[Sequence[str]], str] = lambda _: "",
     ) -> None:
-        """``idle``: seconds without a call after which a connection ends; ``max_age``: seconds until it is told to go,
-        0 for never; ``grace``: seconds for its calls then."""
+        """``idle``: seconds of silence after which a connection is pinged; ``max_age``: seconds until it is told to go,
+        0 for never; ``grace``: seconds for its calls then; ``handshake``: seconds for TLS and HTTP/2 to begin;
+        ``credentials``: of TLS; ``admit``: the values of ``authorization`` -> the caller's name, or raises
+        UnauthenticatedError."""
         self._inference = inference
         self._meter = meter
         self._budget = budget
         self._health = health.aio.HealthServicer()
+        self._credentials = credentials
         self._serving: bool | None = None
         self._telling = asyncio.Lock()
         self._in_flight = 0
@@ -56,24 +65,28 @@ class GrpcApi:
         options = [
             *OPTIONS,
             ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_connection_idle_ms", round(idle * 1000)),
+            # A peer that has vanished is noticed by pings. An idle connection is not ended: a call that has just been
+            # sent over it could be lost.
+            ("grpc.keepalive_time_ms", round(idle * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.server_handshake_timeout_ms", round(handshake * 1000)),
         ]
         if max_age:
             options.append(("grpc.max_connection_age_ms", round(max_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(grace * 1000)))
         self._server = grpc.aio.server(options=options)
-        # The message is parsed in the handler, so that garbage gets stock's own answer.
-        method = grpc.unary_unary_rpc_method_handler(
-            self._counted, request_deserializer=None, response_serializer=wire.Response.SerializeToString
-        )
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"inference": method}),))
+        self._server.add_generic_rpc_handlers((_Door(admit, self._counted, self._refused),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self, address: str) -> None:
         """Listen on ``address``; not serving until ``set_serving`` says so."""
         await self.set_serving(False)
-        self._server.add_insecure_port(address)
+        if self._credentials is None:
+            self._server.add_insecure_port(address)
+        else:
+            self._server.add_secure_port(address, self._credentials)
         await self._server.start()
 
     async def set_serving(self, serving: bool) -> None:
@@ -101,11 +114,22 @@ class GrpcApi:
             if self._idle.is_set():
                 return
 
-    async def _counted(self, packet: bytes, context: Any) -> wire.Response:
+    async def _refused(self, error: UnauthenticatedError, _messages: Any, context: Any) -> wire.Response:
+        """A call that shows no token that is accepted."""
+        with self._meter.request() as exchange:
+            exchange.identify(_metadata(context, "x-request-id"), context.peer())
+            exchange.failed(error)
+            code, message = status_of(error)
+            context.set_trailing_metadata(_offer(None, exchange))
+            await context.abort(STATUS_OF_CODE[int(code)], message)
+        raise AssertionError("abort has raised already")
+
+    async def _counted(self, caller: str, packet: bytes, context: Any) -> wire.Response:
         self._in_flight += 1
         self._idle.clear()
         try:
             with self._meter.request() as exchange, self._budget.share() as share:
+                exchange.caller = caller
                 return await self._infer(packet, context, exchange, share)
         finally:
             self._in_flight -= 1
@@ -150,6 +174,28 @@ class GrpcApi:
         exchange.has_been_read(len(packet))
         top_k = top_k_of(asked, self._inference.classes)
         return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large))
+
+
+class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """The one method. Who may not call it is answered before its message is read, as only streams can be."""
+
+    def __init__(self, admit: Callable[[Sequence[str]], str], serve: Callable[..., Any], refuse: Callable[..., Any]):
+        self._admit, self._serve, self._refuse = admit, serve, refuse
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call that has begun; None: this is not for us."""
+        if handler_call_details.method != METHOD:
+            return None
+        metadata = handler_call_details.invocation_metadata or ()
+        try:
+            caller = self._admit([str(value) for name, value in metadata if name == "authorization"])
+        except UnauthenticatedError as error:
+            return grpc.stream_unary_rpc_method_handler(partial(self._refuse, error))
+        # The message is parsed in the handler, so that garbage gets stock's own answer.
+        return grpc.unary_unary_rpc_method_handler(
+            partial(self._serve, caller), request_deserializer=None,
+            response_serializer=wire.Response.SerializeToString,
+        )  # fmt: skip
 
 
 def _offer(asked: str | None, exchange: Exchange) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from service.contract.answers import error_answer, render
 from service.contract.gateway import Answer, Route
 from service.contract.top_k import top_k_of_http
 from service.contract.upload import ACCEPT_POST, is_upload, read_body
-from service.errors import DrainingError, OverloadedError, RequestTooLargeError, ServiceError
+from service.errors import DrainingError, OverloadedError, RequestTooLargeError, ServiceError, UnauthenticatedError
 from service.native.budget import Budget, Share
 from service.native.health import Health
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
@@ -44,13 +44,22 @@ class HttpApi:
     """One request in, one answer out; whatever goes wrong becomes the answer that the contract has for it."""
 
     def __init__(
-        self, inference: Inference, health: Health, meter: RequestMeter, budget: Budget, *, max_body_bytes: int
+        self,
+        inference: Inference,
+        health: Health,
+        meter: RequestMeter,
+        budget: Budget,
+        *,
+        max_body_bytes: int,
+        admit: Callable[[Sequence[str]], str] = lambda _: "",
     ) -> None:
+        """``admit``: the values of ``Authorization`` -> the caller's name; raises UnauthenticatedError."""
         self._inference = inference
         self._health = health
         self._meter = meter
         self._budget = budget
         self._max_body_bytes = max_body_bytes
+        self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -93,6 +102,7 @@ class HttpApi:
         return Answer(200 if state is Readiness.READY else 503, HEALTH_HEADERS, f"{state.words}\n".encode())
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer:
+        await self._admit_caller(scope, receive, exchange)
         target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         route = gateway.route(scope["method"], target)
         if isinstance(route, Answer):
@@ -108,6 +118,18 @@ class HttpApi:
                 raise
             with _while_connected(receive):
                 return await self._infer(route, headers, body, exchange)
+
+    async def _admit_caller(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        """Raises UnauthenticatedError, before anything of the body is kept."""
+        headers = scope["headers"]
+        try:
+            exchange.caller = self._admit(
+                [value.decode("latin-1") for name, value in headers if name == b"authorization"]
+            )
+        except UnauthenticatedError:
+            if all(name != b"expect" for name, _ in headers):
+                await _discard(receive)
+            raise
 
     async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange) -> Answer:
         timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
@@ -196,7 +218,7 @@ def _about(answer: Answer, exchange: Exchange) -> Answer:
 
 async def _send(answer: Answer, scope: Scope, send: Send) -> None:
     headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
-    if answer.status == 413:
+    if answer.status in (401, 413):
         # The rest of the body is still on its way; it is not worth reading.
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

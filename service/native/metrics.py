@@ -28,6 +28,7 @@ class Outcome(StrEnum):
     """How a request ended; ``service.native.request_meter`` says which error is which."""
 
     ANSWERED = "answered"
+    UNAUTHENTICATED = "unauthenticated"
     BAD_REQUEST = "bad_request"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"

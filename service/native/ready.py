@@ -3,26 +3,39 @@
 import os
 from pathlib import Path
 
-from service.config import Config
+from service.config import Config, Native
+from service.native.tokens import VARIABLE
 from service.ops.model import Model
 
 SAMPLES = Path(__file__).parents[2] / "serving_models/bundled/digits/samples"
 
 
-def announce(config: Config, model: Model, http_port: int | None, rpc_port: int | None) -> None:
-    """Print the ready line and, where there is an HTTP door, a ``curl`` command."""
+def announce(config: Config, model: Model, precision: str, http_port: int | None, rpc_port: int | None) -> None:
+    """Print the ready line and, where there is an HTTP door, a ``curl`` command.
+
+    ``precision``: in words, which are left out for fp32.
+    """
     host = _reachable(config.native.host)
-    url = f"http://{host}:{http_port}/{config.service_name}/prediction"
+    tls = config.native.tls_certificate is not None
+    url = f"{'https' if tls else 'http'}://{host}:{http_port}/{config.service_name}/prediction"
     doors = [f"POST {url}"] if http_port else []
-    doors += [f"gRPC {host}:{rpc_port}"] if rpc_port else []
-    print(f"ready: {model.name} ({model.architecture}, {model.classes} classes) at {' and '.join(doors)}", flush=True)
+    doors += [f"gRPC {host}:{rpc_port}{' (TLS)' if tls else ''}"] if rpc_port else []
+    facts = [model.architecture, f"{model.classes} classes", *([precision] if precision != "fp32" else [])]
+    print(f"ready: {model.name} ({', '.join(facts)}) at {' and '.join(doors)}", flush=True)
     if http_port:
-        print(f"try: {_curl(url, _sample(model))}", flush=True)
+        print(f"try: {_curl(url + _credentials(config.native), _sample(model))}", flush=True)
 
 
 def announce_admin(config: Config, port: int) -> None:
     """Print where metrics and health are, which is before anything is loaded."""
     print(f"admin: http://{_reachable(config.admin_host)}:{port} has /metrics, /healthz and /readyz", flush=True)
+
+
+def _credentials(native: Native) -> str:
+    """What curl needs besides; the callers' files are not known here."""
+    text = " --cacert CA.pem" if native.tls_certificate else ""
+    text += " --cert CLIENT.pem --key CLIENT.key" if native.tls_client_ca else ""
+    return text + (' -H "Authorization: Bearer $TOKEN"' if native.tokens_file or VARIABLE in os.environ else "")
 
 
 def _reachable(host: str) -> str:

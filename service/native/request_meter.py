@@ -17,6 +17,7 @@ from service.errors import (
     RpcPackageError,
     ServiceError,
     ServiceNameError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedMediaTypeError,
 )
@@ -25,6 +26,7 @@ from service.native.metric_block import Block, Counter, Gauge, Histogram
 from service.native.metrics import REQUEST_SECONDS, REQUESTS, REQUESTS_IN_FLIGHT, STAGE_SECONDS, Door, Outcome, Stage
 
 OUTCOMES: dict[type[ServiceError], Outcome] = {
+    UnauthenticatedError: Outcome.UNAUTHENTICATED,
     MalformedRequestError: Outcome.BAD_REQUEST,
     UnsupportedMediaTypeError: Outcome.BAD_REQUEST,
     RpcPackageError: Outcome.BAD_REQUEST,
@@ -68,14 +70,14 @@ class RequestMeter:
 class Exchange:
     """One request. It counts as answered unless it is told otherwise, or ended by an exception."""
 
-    __slots__ = ("_began", "_meter", "images", "outcome", "peer", "request_id", "size", "times")
+    __slots__ = ("_began", "_meter", "caller", "images", "outcome", "peer", "request_id", "size", "times")
 
     def __init__(self, meter: RequestMeter) -> None:
         self._meter = meter
         self.outcome = Outcome.ANSWERED
         self.request_id: str | None = None
         self.times = Times() if meter.told.access_log or meter.told.server_timing else None
-        self.peer = ""
+        self.peer = self.caller = ""
         self.images = self.size = 0
 
     def __enter__(self) -> "Exchange":
@@ -130,9 +132,11 @@ class Exchange:
 
     def _write_line(self) -> None:
         times = self.times.milliseconds() if self.times else {}
+        caller = {"caller": self.caller} if self.caller else {}
         write_line(
             {
-                "id": self.request_id, "door": str(self._meter.door), "peer": self.peer, "outcome": str(self.outcome),
+                "id": self.request_id, "door": str(self._meter.door), "peer": self.peer, **caller,
+                "outcome": str(self.outcome),
                 "images": self.images, "bytes": self.size,
                 "ms": round((time.perf_counter() - self._began) * 1e3, 2), **times,
             }

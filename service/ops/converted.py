@@ -23,6 +23,7 @@ IMAGENET_CLASSES = 1000
 _BLOCK = re.compile(r"(feed_var|fetch_var)\s*:?\s*\{([^{}]*)\}")
 _FIELD = re.compile(r"""(\w+)\s*:\s*(?:"([^"\n]*)"|'([^'\n]*)'|([-+.\w]+))\s*[,;]?""")
 _COMMENT = re.compile(r"#.*")
+_DIMENSION = re.compile(r"-?[0-9]{1,6}")  # more classes than six digits would be made up as labels, at their cost
 
 
 def read_converted(server: Path) -> Facts:
@@ -88,7 +89,7 @@ def _variables(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _fields(body: str) -> dict[str, Any]:
     pairs = [(match[1], match[2] or match[3] or match[4] or "") for match in _FIELD.finditer(body)]
     single = dict(pairs)
-    shape = [int(value) if value.lstrip("-").isdecimal() else 0 for key, value in pairs if key == "shape"]
+    shape = [int(value) if _DIMENSION.fullmatch(value) else 0 for key, value in pairs if key == "shape"]
     return {
         "name": single.get("name", ""),
         "type": single.get("feed_type", single.get("fetch_type", "0")),

@@ -1,4 +1,4 @@
-"""bytes -> an (H, W, 3) uint8 image, RGB, within the limits."""
+"""bytes -> an (H, W, 3) uint8 image, RGB, within the limits; large JPEGs reduced where that is asked for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from service.errors import ConfigError, ImageError
 from service.ops.completeness import check_complete
 from service.ops.header import ImageHeader, read_header
 from service.ops.opencv import MAX_PIXELS, cv2
+from service.ops.scaled import reduction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Our own limits come first; Pillow would only warn between its own and twice its own.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+# The bit of a reduction alone is named GRAYSCALE; IMREAD_REDUCED_COLOR_* has that of BGR with it, which excludes RGB.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,13 @@ class Limits:
             raise ConfigError(f"max_pixels is {self.max_pixels}, accepted: 1 to {MAX_PIXELS}")
 
 
-def decode(data: bytes | bytearray | memoryview, limits: Limits) -> NDArray[np.uint8]:
+def decode(data: bytes | bytearray | memoryview, limits: Limits, resize_short: int | None = None) -> NDArray[np.uint8]:
     """The image as PaddleClas sees it: OpenCV's colour decoding, EXIF orientation applied, but RGB.
 
     Greyscale and palette become RGB, alpha is dropped, CMYK converted, 16 bits cut to their upper 8, ICC profiles
     ignored; of an animation the first frame. The array is C-contiguous and the caller's own.
+    ``resize_short``, the pixels that the shorter side will be resized to, allows a JPEG to come out reduced to 1/2, 1/4
+    or 1/8 (``service.ops.scaled``); everything else, its limits too, is as without.
     Raises ImageError: empty, not an accepted format, beyond the limits, truncated, or refused by the decoder.
     """
     size = memoryview(data).nbytes
@@ -54,7 +65,9 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits) -> NDArray[np.u
     header = read_header(encoded)
     _check_size(header, limits)
     check_complete(encoded, header)
-    return _decode_gif(encoded) if header.format == "GIF" else _decode_opencv(encoded, header)
+    if header.format == "GIF":
+        return _decode_gif(encoded)
+    return _decode_opencv(encoded, header, reduction(header, resize_short) if resize_short else 1)
 
 
 def _check_size(header: ImageHeader, limits: Limits) -> None:
@@ -65,9 +78,11 @@ def _check_size(header: ImageHeader, limits: Limits) -> None:
         raise ImageError(f"{size}, at most {limits.max_pixels} accepted")
 
 
-def _decode_opencv(encoded: bytes, header: ImageHeader) -> NDArray[np.uint8]:
+def _decode_opencv(encoded: bytes, header: ImageHeader, denominator: int) -> NDArray[np.uint8]:
     try:
-        image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image: NDArray[np.uint8] | None = cv2.imdecode(
+            np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB | _REDUCED[denominator]
+        )
     except cv2.error as error:
         raise _damaged(encoded, header.format) from error
     if image is None:

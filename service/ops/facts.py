@@ -51,6 +51,18 @@ class Facts:
             self.refuse(key, "a whole number from 1")
         return value
 
+    def count(self, key: str) -> int:
+        value = self._get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            self.refuse(key, "a whole number from 0")
+        return value
+
+    def not_negative(self, key: str) -> float:
+        value = _number(self._get(key))
+        if value is None or value < 0:
+            self.refuse(key, "a number from 0")
+        return value
+
     def three_wholes(self, key: str) -> tuple[int, int, int]:
         return self._three(key, _whole, "a list of three whole numbers from 1")
 
@@ -80,7 +92,7 @@ def read_facts(file: Path) -> Facts:
     try:
         values = yaml.safe_load(read_text(file))
     # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ModelError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{file}: {type(values).__name__} at the top, accepted: a mapping")
@@ -98,9 +110,13 @@ def read_text(file: Path) -> str:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _whole(value: object) -> int | None:

@@ -81,7 +81,7 @@ def verify_files(model: Model) -> None:
     for key, file in (("program", model.program), ("params", model.params), ("onnx", model.onnx)):
         if file is None or expected is None:
             continue
-        found, wanted = _sha256(file), expected.text(key)
+        found, wanted = sha256_of(file), expected.text(key)
         if found != wanted.lower():
             raise ModelError(f"{file}: SHA-256 is {found}, {expected.file.name} says {wanted}; export it again")
 
@@ -101,6 +101,18 @@ def onnx_file(model: Model, *, engine: str) -> Path:
             " or take native.engine: paddle"
         )
     return model.onnx
+
+
+def sha256_of(file: Path) -> str:
+    """In hexadecimal. Raises ModelError where the file cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _converted(model_config: Path) -> Path | None:
@@ -169,14 +181,3 @@ def _labels(facts: Facts, classes: int) -> tuple[str, ...]:
     if len(lines) != classes:
         raise ModelError(f"{file}: {len(lines)} labels, but output.classes of {facts.file.name} is {classes}")
     return tuple(line.strip() for line in lines)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror or error}") from error
-    return digest.hexdigest()

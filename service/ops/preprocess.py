@@ -10,14 +10,12 @@ import numpy as np
 from service.errors import ImageError
 from service.ops.model import Model
 from service.ops.opencv import cv2
+from service.ops.scaled import MAX_ASPECT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Triple = tuple[float, float, float]
-
-# A 1x16384 image resized to a short side of 256 would take 3 GB.
-MAX_ASPECT = 100
 
 
 def preprocess(image: NDArray[np.uint8], model: Model, out: NDArray[np.float32]) -> None:

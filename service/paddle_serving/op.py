@@ -30,6 +30,7 @@ class Recipe:
 
     model: Model
     limits: Limits
+    scales_jpeg: bool
 
 
 class SafeRequestOp(RequestOp):  # type: ignore[misc]
@@ -77,8 +78,12 @@ class RegnetOp(Op):  # type: ignore[misc]
         return {model.input_name: batch}, False, None, ""
 
     def _write(self, image: EncodedImage, out: Any, *, is_one_of_many: bool) -> None:
+        model = self._recipe.model
         try:
-            preprocess(decode(file_of(image), self._recipe.limits), self._recipe.model, out)
+            pixels = decode(
+                file_of(image), self._recipe.limits, model.resize_short if self._recipe.scales_jpeg else None
+            )
+            preprocess(pixels, model, out)
         except ImageError as error:
             raise named(error, image, is_one_of_many=is_one_of_many) from None
 

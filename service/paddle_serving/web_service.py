@@ -48,7 +48,8 @@ class RegnetService(WebService):  # type: ignore[misc]
         native = self._config.native
         limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
         name = next(iter(self._config.op))
-        return RegnetOp(Recipe(self._model, limits), name=name, input_ops=[SafeRequestOp()])
+        recipe = Recipe(self._model, limits, scales_jpeg=native.scales_jpeg)
+        return RegnetOp(recipe, name=name, input_ops=[SafeRequestOp()])
 
     def run(self) -> None:
         """Answer requests; does not return."""

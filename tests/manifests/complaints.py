@@ -162,17 +162,26 @@ def container_ports_are_those_of_the_configuration(manifests: Manifests) -> Comp
         yield f"ports: the container has {found}, the configuration {wanted}"
 
 
+def _for_metrics(service: dict[str, Any]) -> bool:
+    return bool(service["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "metrics")
+
+
+def _doors(service: dict[str, Any], named: set[str]) -> set[str]:
+    """The admin port is Prometheus's alone, and the doors are not."""
+    return {"admin"} if _for_metrics(service) else named - {"admin"}
+
+
 @check
 def services_lead_to_ports(manifests: Manifests) -> Complaints:
     named = {port["name"] for port in manifests.server.get("ports", [])}
     for service in manifests.of("Service"):
         name = service["metadata"]["name"]
         for port in service["spec"]["ports"]:
-            if port.get("targetPort") not in named - {"admin"}:
+            if port.get("targetPort") not in _doors(service, named):
                 yield f"Service {name}: targetPort {port.get('targetPort')} is no door of the container ({named})"
             if port["name"] == "grpc" and port.get("appProtocol") != "kubernetes.io/h2c":
                 yield f"Service {name}: gRPC without appProtocol kubernetes.io/h2c"
-    kinds = [one["spec"].get("clusterIP") == "None" for one in manifests.of("Service")]
+    kinds = [one["spec"].get("clusterIP") == "None" for one in manifests.of("Service") if not _for_metrics(one)]
     if sorted(kinds) != [False, True]:
         yield "Services: one with a ClusterIP and one without (headless) are needed"
 
@@ -469,3 +478,33 @@ def aim(autoscaler: dict[str, Any]) -> tuple[str, int]:
     [trigger] = autoscaler["spec"]["triggers"]
     names = re.findall(r"regnetx_\w+", trigger["metadata"]["query"])
     return " ".join(names), int(trigger["metadata"]["threshold"])
+
+
+# --- monitoring ------------------------------------------------------------------------------------------------------
+
+
+@check
+def monitors_find_the_admin_port(manifests: Manifests) -> Complaints:
+    for monitor in manifests.of("ServiceMonitor"):
+        spec = monitor["spec"]
+        found = [one for one in manifests.of("Service") if matches(spec["selector"], one["metadata"].get("labels", {}))]
+        names = [one["metadata"]["name"] for one in found]
+        if len(found) != 1:
+            yield f"ServiceMonitor: finds the Services {names}; accepted: one, or a pod is scraped twice"
+            continue
+        [service], [endpoint] = found, spec["endpoints"]
+        if endpoint["port"] not in {port["name"] for port in service["spec"]["ports"] if port["targetPort"] == "admin"}:
+            yield f"ServiceMonitor: its port {endpoint['port']} of {names} is not the admin port"
+        if not service["spec"].get("publishNotReadyAddresses"):
+            yield f"Service {names[0]}: a pod that is not ready would not be seen"
+        if service["metadata"]["labels"].get(spec.get("jobLabel")) != "regnetx":
+            yield "ServiceMonitor: jobLabel does not make the job regnetx, which the rules ask for"
+
+
+@check
+def an_operator_selects_monitors_and_rules(manifests: Manifests) -> Complaints:
+    found = manifests.of("ServiceMonitor", "PrometheusRule")
+    if len({one["metadata"]["labels"].get("release") for one in found}) > 1 or any(
+        "release" not in one["metadata"]["labels"] for one in found
+    ):
+        yield "monitoring: the label release is not on ServiceMonitor and PrometheusRule alike"

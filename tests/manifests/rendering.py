@@ -53,6 +53,7 @@ CHOICES = [
         if model or scaler
     ),
     *(Choice("autoscale", (model,)) for model in MODELS if model),
+    *(Choice(overlay, ("monitoring",)) for overlay in ("autoscale", "gpu", "mig")),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The schemas of several Kubernetes versions, and one of our own for KEDA's ScaledObject, of which they know nothing."""
+"""The schemas of several Kubernetes versions, and our own for what they do not know: KEDA, the Prometheus Operator."""
 
 from __future__ import annotations
 
@@ -84,6 +84,51 @@ SCALED_OBJECT = _closed(
     ),
 )
 
+_DURATION = {"type": "string", "pattern": r"^(\d+(ms|s|m|h|d|w|y))+$"}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_NAMED = {"type": "object", "required": ["name", "namespace", "labels"]}
+# The parts of monitoring.coreos.com/v1 that are used here, not compared with the operator's own schemas.
+SERVICE_MONITOR = _closed(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "ServiceMonitor"},
+    metadata=_NAMED,
+    spec=_closed(
+        ["selector", "endpoints"],
+        jobLabel=_TEXT,
+        selector=_closed(["matchLabels"], matchLabels=_TEXTS),
+        endpoints={
+            "type": "array",
+            "minItems": 1,
+            "items": _closed(["port"], port=_TEXT, path=_TEXT, interval=_DURATION, scrapeTimeout=_DURATION),
+        },
+    ),
+)
+_RECORD = _closed(["record", "expr"], record={"type": "string", "pattern": "^[a-zA-Z_:][a-zA-Z0-9_:]*$"}, expr=_TEXT)
+_ALERT = _closed(
+    ["alert", "expr", "for", "labels", "annotations"],
+    alert=_TEXT, expr=_TEXT, **{"for": _DURATION}, labels=_TEXTS, annotations=_TEXTS,
+)  # fmt: skip
+PROMETHEUS_RULE = _closed(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PrometheusRule"},
+    metadata=_NAMED,
+    spec=_closed(
+        ["groups"],
+        groups={
+            "type": "array",
+            "minItems": 1,
+            "items": _closed(
+                ["name", "rules"],
+                name=_TEXT,
+                rules={"type": "array", "minItems": 1, "items": {"anyOf": [_RECORD, _ALERT]}},
+            ),
+        },
+    ),
+)
+OURS = {"ScaledObject": SCALED_OBJECT, "ServiceMonitor": SERVICE_MONITOR, "PrometheusRule": PROMETHEUS_RULE}
+
 
 def faults(document: dict[str, Any], version: str) -> list[str]:
     """What the schema of a Kubernetes version says against a document; a kind that has none is a fault too."""
@@ -91,8 +136,8 @@ def faults(document: dict[str, Any], version: str) -> list[str]:
     if document.get("apiVersion") in OUTDATED:
         return [f"{what}: outdated; accepted: {OUTDATED[document['apiVersion']]}"]
     try:
-        if document.get("kind") == "ScaledObject":
-            found = jsonschema.Draft202012Validator(SCALED_OBJECT).iter_errors(document)
+        if document.get("kind") in OURS:
+            found = jsonschema.Draft202012Validator(OURS[document["kind"]]).iter_errors(document)
             return [_sentence(what, error) for error in found]
         validated = kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:

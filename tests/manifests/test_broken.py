@@ -20,6 +20,7 @@ HPA, KEDA, FETCH = Choice("autoscale"), Choice("cpu", ("keda",)), Choice("cpu", 
 DEPLOYMENT, CONFIG = "base/deployment.yaml", "base/config.yml"
 SERVICES, NETWORK = "base/services.yaml", "base/networkpolicies.yaml"
 SCALER, SCALED = "components/hpa/horizontalpodautoscaler.yaml", "components/keda/scaledobject.yaml"
+MONITOR, WATCHED = "components/monitoring/servicemonitor.yaml", Choice("monitoring")
 ON_GPU, FETCHED = "overlays/gpu/deployment.yaml", "components/model-fetch/deployment.yaml"
 
 
@@ -230,6 +231,38 @@ BROKEN = {
     "another aim": Broken(SCALER, '"32"', '"8"', "not at 32 regnetx_slots_in_use", HPA),
     "a batch that the aim does not know": Broken(CONFIG, "batch_size: 8", "batch_size: 16", "not at 64", HPA),
     "an autoscaler in a hurry": Broken(SCALER, "Seconds: 300", "Seconds: 0", "scales down without waiting", HPA),
+    # monitoring
+    "a monitor that finds no service": Broken(
+        MONITOR, "component: metrics", "component: web", "finds the Ser", WATCHED
+    ),
+    "a monitor of all services": Broken(
+        "base/services.yaml",
+        "metadata:\n  name: regnetx\n",
+        "metadata:\n  name: regnetx\n  labels: {app.kubernetes.io/name: regnetx, app.kubernetes.io/component: metrics}\n",
+        "finds the Services",
+        WATCHED,
+    ),
+    "a port that the monitor does not find": Broken(MONITOR, "port: admin", "port: http", "is not the admin", WATCHED),
+    "a job that no rule asks for": Broken(
+        MONITOR, "jobLabel: app.kubernetes.io/name", "jobLabel: x", "jobLabel", WATCHED
+    ),
+    "metrics of ready pods alone": Broken(
+        "components/monitoring/service.yaml",
+        "Addresses: true",
+        "Addresses: false",
+        "not ready would not be seen",
+        WATCHED,
+    ),
+    "a rule without a severity or a time": Broken(
+        "components/monitoring/prometheusrule.yaml", "for: 1m", "fore: 1m", "PrometheusRule", WATCHED
+    ),
+    "rules that no Prometheus selects": Broken(
+        "components/monitoring/kustomization.yaml",
+        "{group: monitoring.coreos.com}",
+        "{kind: ServiceMonitor}",
+        "the label release",
+        WATCHED,
+    ),
     "two that own the replicas": Broken(
         "components/hpa/kustomization.yaml",
         "- op: remove\n        path: /spec/replicas",

@@ -36,6 +36,10 @@ class Options:
     batch: int
     retries: int
     upload: str
+    ca: str | None  # files
+    cert: str | None
+    key: str | None
+    token_file: str | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,6 +71,10 @@ def parsed(arguments: Sequence[str] | None) -> Options:
         batch=given.batch,
         retries=given.retries,
         upload=given.upload,
+        ca=given.ca,
+        cert=given.cert,
+        key=given.key,
+        token_file=given.token_file,
     )
 
 
@@ -79,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", metavar="PATH", nargs="+", help="an image, a folder or a glob")
     predict.add_argument("--top-k", metavar="K", type=_count, default=1, help="predictions of each image (1)")
     _add_server(predict)
+    _add_security(predict)
     _add_output(predict)
     predict.add_argument("--concurrency", metavar="N", type=_count, default=8, help="requests in flight (8)")
     predict.add_argument("--batch", metavar="N", type=_count, default=1, help="images in one request (1)")
@@ -105,6 +114,13 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upload", choices=UPLOADS, default="auto", help="images as base64, as they are, or as the server says (auto)"
     )
+
+
+def _add_security(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ca", metavar="FILE", help="authorities to trust, PEM; with --grpc it switches TLS on")
+    parser.add_argument("--cert", metavar="FILE", help="the certificate to show, PEM")
+    parser.add_argument("--key", metavar="FILE", help="its key, where that is in another file")
+    parser.add_argument("--token-file", metavar="FILE", help="the token to show; else that of REGNETX_TOKEN, if set")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,105 @@
+"""What fuzzing, and reading for it, have found, once each: refused now with the documented error."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from regnetx_client.errors import ProtocolError
+from regnetx_client.http_messages import Reply, answer_from
+from regnetx_client.predictions import ranked
+from service.config import load_config
+from service.errors import ConfigError, ModelError
+from service.ops.converted import read_converted
+from service.ops.facts import read_facts
+from serving_models import archive
+from serving_models.inference_yml import read_inference_yml
+
+STUMBLING = ["!!int ''", "!!float ''", "!!bool x", "!!timestamp x"]
+BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def refusal(tmp_path: Path, text: str, **environment: str) -> str:
+    file = tmp_path / "config.yml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environment)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", STUMBLING)
+def test_a_yaml_tag_over_which_the_parser_stumbles_is_an_error_of_the_file_or_the_variable(tmp_path, text):
+    assert "not YAML" in refusal(tmp_path, f"http_port: {text}")
+    assert "REGNETX__HTTP_PORT" in refusal(tmp_path, "http_port: 1", REGNETX__HTTP_PORT=text)
+    (tmp_path / "model.yml").write_text(f"name: {text}")
+    for reader in (read_facts, read_inference_yml):
+        with pytest.raises(ModelError, match="not YAML"):
+            reader(tmp_path / "model.yml")
+
+
+def test_aliases_that_multiply_are_refused_with_a_short_line(tmp_path):
+    text = refusal(tmp_path, f"{BILLION}http_port: *i\n")
+    assert max(map(len, text.split("\n"))) < 2000
+
+
+def test_a_key_with_a_line_break_is_told_in_one_line(tmp_path):
+    lines = refusal(tmp_path, 'http_port: 1\nop: {"a\\nb": {}}').split("\n")
+    assert all(line.startswith(str(tmp_path)) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"key": [], "value": [], "err_no": 1e999, "err_msg": ""}', '{"key": 5, "value": [], "err_no": 0, "err_msg": ""}'],
+)
+def test_an_answer_with_a_number_beyond_all_numbers_is_none_of_the_protocol(answer):
+    with pytest.raises(ProtocolError):
+        answer_from(Reply(200, {}, answer.encode()))
+
+
+def test_keys_that_are_no_text_and_class_ids_without_end_are_none_of_the_protocol():
+    answer = answer_from(Reply(200, {}, b'{"key": [1, "a", null], "value": ["", "", ""], "err_no": 0, "err_msg": ""}'))
+    with pytest.raises(ProtocolError):
+        ranked(answer.values, 1)
+    with pytest.raises(ProtocolError):
+        ranked({"top_k": json.dumps([[{"class_id": float("inf"), "label": "a", "prob": 1}]])}, 1)
+
+
+@pytest.mark.parametrize(
+    "transform", ["{null: {}}", "{ResizeImage: {1: 2, a: 3}}", f"{{NormalizeImage: {{mean: [1{'0' * 400}, 1, 1]}}}}"]
+)
+def test_transforms_with_odd_keys_and_numbers_are_refused(tmp_path, transform):
+    file = tmp_path / "inference.yml"
+    file.write_text(f"PreProcess: {{transform_ops: [{transform}]}}")
+    with pytest.raises(ModelError):
+        read_inference_yml(file)
+
+
+@pytest.mark.parametrize("classes", ["9999999999", "9" * 5000, "--5"])
+def test_a_converted_model_of_more_classes_than_memory_is_refused(tmp_path, classes):
+    feed = 'feed_var { name: "x" feed_type: 1 shape: 3 shape: 32 shape: 32 }'
+    (tmp_path / "serving_server_conf.prototxt").write_text(
+        f'{feed}\nfetch_var {{ name: "s" fetch_type: 1 shape: {classes} }}'
+    )
+    with pytest.raises(ModelError, match="fetch_var"):
+        read_converted(tmp_path)
+
+
+def test_a_number_of_hundreds_of_digits_in_model_yml_is_refused(tmp_path):
+    (tmp_path / "model.yml").write_text(f"scale: 1{'0' * 400}")
+    with pytest.raises(ModelError, match="scale"):
+        read_facts(tmp_path / "model.yml").positive("scale")
+
+
+@pytest.mark.parametrize("names", [["m", "m/x"], ["m/x", "m"], ["x" * 300]])
+def test_members_that_cannot_stand_beside_each_other_are_refused(tmp_path, names):
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ModelError, match=r"m\.tar: a member cannot be unpacked"):
+        archive.extract(tmp_path / "m.tar", tmp_path / "folder")
