@@ -9,7 +9,7 @@ from fuzz.session import run
 
 SEED = 20
 # As many as take about four seconds each on two cores
-CASES = {"http": 96, "grpc": 128, "image": 3000, "config": 240, "model": 160, "client": 80}
+CASES = {"http": 96, "grpc": 128, "image": 1000, "config": 240, "model": 160, "client": 80}
 
 
 @pytest.mark.parametrize("name", CASES)
