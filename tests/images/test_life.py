@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
 
+from command import CommandError
 from containers import BODY, running, serving, wait_for
 
 SIGNAL = """
@@ -59,7 +61,12 @@ def test_a_service_whose_engines_cannot_come_back_is_unhealthy_until_they_can(do
 
 def test_an_engine_killed_for_want_of_memory_is_started_again_and_no_zombie_is_left(docker, cpu):
     with serving(docker, cpu, "--memory=2g", "--memory-swap=2g", "--env=REGNETX__OP__CONCURRENCY=1") as container:
-        assert container.python(HOG, seconds=120) == "the engine is gone\n"
+        for _ in range(3):
+            # The kernel may take the hog as well, before it has seen that the engine is gone.
+            with contextlib.suppress(CommandError):
+                assert container.python(HOG, seconds=120) == "the engine is gone\n"
+            if "engine 0 was ended by SIGKILL" in container.logs():
+                break
         wait_for(lambda: "engine 0 was ended by SIGKILL" in container.logs())
         assert container.label() == "['seven']"
         wait_for(lambda: "Z" not in container.python(STATES).split())
