@@ -114,8 +114,8 @@ SERVERS = {
     ),
     "stock-tuned": Server(
         "stock, tuned", "stock",
-        f"128 workers, {CORES} op processes with one thread each, oneDNN, auto-batching of up to 8 within 2 ms: the fastest"
-        " of six such settings here",
+        f"128 workers, {CORES} op processes with one thread each, oneDNN, auto-batching of up to 8 within 2 ms; the"
+        " fastest of six such settings here",
         _STOCK_DOORS, _stock(settings.stock_tuned), on_loopback=False,
     ),
     "fastapi": Server(

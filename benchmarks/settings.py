@@ -34,7 +34,7 @@ def stock_plain(model: Path, http: int, rpc: int) -> dict[str, Any]:
 
 
 def stock_tuned(model: Path, http: int, rpc: int) -> dict[str, Any]:
-    """What Paddle Serving's documents offer for the CPU: op processes, auto-batching, oneDNN, workers for all callers."""
+    """What its documents offer for the CPU: op processes, auto-batching, oneDNN, workers for all callers."""
     op = {"concurrency": CORES, "batch_size": 8, "auto_batching_timeout": 2}
     local = {"use_mkldnn": True, "ir_optim": True, "thread_num": 1, "device_type": 0, "devices": ""}
     return _stock(model, http, rpc, worker_num=128, op=op, local=local)
