@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import json
 import logging
+import os
 import re
+import signal
 
 import grpc
 import pytest
@@ -127,7 +129,11 @@ def test_what_is_no_id_is_not_repeated(talkative, given):
     assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-Id"])
 
 
-def test_every_line_is_json(talkative):
+def test_every_line_is_json_those_of_the_supervisor_too(talkative):
+    [engine] = talkative.service.children()["engine"]
+    os.kill(engine, signal.SIGKILL)
+    line = json.loads(talkative.line_of("engine 0 was ended by SIGKILL"))
+    assert (line["logger"], line["level"]) == ("regnetx.supervisor", "error")
     assert [json.loads(line)["level"] for line in talkative.lines()]
 
 
