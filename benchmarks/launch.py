@@ -29,6 +29,14 @@ OWN = (
 )
 
 
+def told_in(text: str) -> dict[str, str]:
+    """The addresses, host:port by door, that lines of our service tell."""
+    found: dict[str, str] = {}
+    for match in filter(None, (pattern.search(text) for pattern in OWN)):
+        found |= match.groupdict()
+    return found
+
+
 class NotStarted(Exception):
     """Why a server does not answer."""
 
@@ -82,9 +90,8 @@ def _wait(
         text = said.read_text(errors="replace")
         if process.poll() is not None:
             raise NotStarted(f"ended with {process.returncode}: {_last_line(text)}")
-        for pattern in OWN if server.kind == "ours" else ():
-            if match := pattern.search(text):
-                addresses |= match.groupdict()
+        if server.kind == "ours":
+            addresses |= told_in(text)
         if "http" in addresses:
             try:
                 form = server.doors["http"]

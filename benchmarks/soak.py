@@ -18,9 +18,8 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +28,11 @@ from typing import Any
 import cv2
 import grpc
 import numpy as np
-import yaml
 
 from benchmarks.load import METHOD, grpc_request, http_body, quantile
 from benchmarks.processes import family, memory
 from benchmarks.subjects import export_random_model
-from benchmarks.throughput import ROOT, serving
-from benchmarks.throughput import configuration as on_free_ports
+from benchmarks.throughput import ROOT, configuration, serving
 from regnetx_client.wire import pipeline_service_pb2 as wire
 
 WINDOW_SECONDS = 10.0
@@ -61,8 +58,8 @@ class Tally:
 class Traffic:
     """The kinds of request; each returns what came of it."""
 
-    def __init__(self, http: str, rpc: str, admin: str, channel: grpc.aio.Channel) -> None:
-        self._addresses = {"http": http, "grpc": rpc, "admin": admin}
+    def __init__(self, addresses: Mapping[str, str], channel: grpc.aio.Channel) -> None:
+        self._addresses = addresses
         self._method = channel.unary_unary(METHOD)
         self._images = [_jpeg(*size) for size in ((32, 32), (375, 500), (1200, 1600))]
 
@@ -191,7 +188,7 @@ def _sample(root: int, tally: Tally, at: float) -> dict[str, Any]:
 
 
 async def _soak(
-    root: int, addresses: tuple[str, str, str], options: argparse.Namespace
+    root: int, addresses: Mapping[str, str], options: argparse.Namespace
 ) -> tuple[Tally, list[dict[str, Any]]]:
     tally, samples = Tally(), list[dict[str, Any]]()
     until = time.monotonic() + options.minutes * 60
@@ -201,8 +198,8 @@ async def _soak(
             samples.append(sample)
             print(json.dumps(sample), file=lines, flush=True)
 
-        async with grpc.aio.insecure_channel(addresses[1]) as channel:
-            traffic = Traffic(*addresses, channel)
+        async with grpc.aio.insecure_channel(addresses["grpc"]) as channel:
+            traffic = Traffic(addresses, channel)
             work: list[Awaitable[None]] = [_worker(n, traffic, tally, until) for n in range(options.workers)]
             await asyncio.gather(*work, _windows(root, tally, until, tell))
     return tally, samples
@@ -254,15 +251,6 @@ def summary(tally: Tally, samples: list[dict[str, Any]]) -> tuple[str, bool]:
     return "\n".join(lines) + "\n", well
 
 
-def _configuration(folder: Path, source: Path) -> Path:
-    """The user's configuration on free ports, with the operators' door open."""
-    file = on_free_ports(folder, source, export_random_model(folder, "RegNetX_200MF", image_size=224))
-    values = yaml.safe_load(file.read_text())
-    values["dag"] = {**values["dag"], "enable_prometheus": True, "prometheus_port": 0}
-    file.write_text(yaml.safe_dump(values))
-    return file
-
-
 def main() -> int:
     """Start, soak, stop, tell."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
@@ -272,33 +260,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "build/soak", help="default: build/soak")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving(_configuration(Path(folder), options.config)) as (service, ready),
-    ):
-        admin = _admin(service.pid, ready["http"])
-        tally, samples = asyncio.run(_soak(service.pid, (ready["http"], ready["grpc"], admin), options))
+    with tempfile.TemporaryDirectory() as folder:
+        model = export_random_model(Path(folder), "RegNetX_200MF", image_size=224)
+        with serving(configuration(Path(folder), options.config, model, admin=True)) as (service, addresses):
+            tally, samples = asyncio.run(_soak(service.pid, addresses, options))
     text, well = summary(tally, samples)
     options.out.with_suffix(".md").write_text(text)
     print(text)
     return 0 if well else 1
-
-
-def _admin(supervisor: int, http: str) -> str:
-    """host:port of the operators' door: the other port that the supervisor listens on."""
-    inodes = set()
-    for entry in Path(f"/proc/{supervisor}/fd").iterdir():
-        with suppress(OSError):
-            inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
-    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    ports = {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
-    host, _, port = http.rpartition(":")
-    for other in sorted(ports - {int(port)}):
-        url = f"http://{host}:{other}/metrics"
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
-            if answer.status == 200:
-                return f"{host}:{other}"
-    raise SystemExit("the service has no door for operators")
 
 
 if __name__ == "__main__":

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from benchmarks.launch import told_in
 from benchmarks.load import Result
 from benchmarks.results import write_results
 from benchmarks.subjects import export_random_model, write_photograph
@@ -30,7 +30,6 @@ from benchmarks.subjects import export_random_model, write_photograph
 ROOT = Path(__file__).parents[1]
 LOADS = [(door, concurrency) for door in ("http", "grpc") for concurrency in (1, 8, 32)]
 BARE_BATCHES = (1, 8)
-READY = re.compile(r"ready: .* at POST http://(?P<http>[^/]+)/.* and gRPC (?P<grpc>\S+)")
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def configuration(folder: Path, source: Path, model: Path) -> Path:
-    """The configuration as users have it, on free loopback ports and with this model."""
+def configuration(folder: Path, source: Path, model: Path, *, admin: bool = False) -> Path:
+    """The configuration as users have it, on free loopback ports and with this model; ``admin``: with metrics."""
     values = yaml.safe_load(source.read_text())
     values["http_port"] = values["rpc_port"] = 0
-    # What is counted costs the same without its door, and another service may have the port.
-    values["dag"] = {**values.get("dag", {}), "enable_prometheus": False}
+    # What is counted costs the same without its door.
+    values["dag"] = {**values.get("dag", {}), "enable_prometheus": admin, "prometheus_port": 0}
     values["native"] = {**values.get("native", {}), "host": "127.0.0.1"}
     next(iter(values["op"].values()))["local_service_conf"]["model_config"] = str(model)
     file = folder / "config.yml"
@@ -80,7 +79,7 @@ def _measure(config: Path, image: Path, *, seconds: float, rounds: int) -> list[
         return [_round(config, image, ready, seconds) for _ in range(rounds)]
 
 
-def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> dict[str, Result]:
+def _round(config: Path, image: Path, ready: Mapping[str, str], seconds: float) -> dict[str, Result]:
     results = {}
     for batch in BARE_BATCHES:
         results[f"bare loop, batch {batch}"] = run("bare_loop", str(config), str(batch), str(image), str(seconds))
@@ -92,16 +91,19 @@ def _round(config: Path, image: Path, ready: re.Match[str], seconds: float) -> d
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], re.Match[str]]]:
-    """A service that is ready, and where it answers."""
+def serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], Mapping[str, str]]]:
+    """A service that is ready, and where it answers: host:port by http, grpc and, if it has that door, admin."""
     command = [sys.executable, "-m", "service", "serve", "--config", str(config)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None
-            ready = next(filter(None, map(READY.match, service.stdout)), None)
-            if ready is None:
-                raise SystemExit("the service did not start")
-            yield service, ready
+            addresses: dict[str, str] = {}
+            while "http" not in addresses:
+                line = service.stdout.readline()
+                if not line:
+                    raise SystemExit("the service did not start")
+                addresses |= told_in(line)
+            yield service, addresses
         finally:
             service.terminate()
 

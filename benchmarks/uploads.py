@@ -10,9 +10,9 @@ for the frontend alone, so neither the engines nor the load generator are in it.
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.cost import PHOTOGRAPHS
@@ -53,7 +53,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _lines(name: str, image: Path, supervisor: int, ready: re.Match[str], arguments: argparse.Namespace) -> list[str]:
+def _lines(
+    name: str, image: Path, supervisor: int, ready: Mapping[str, str], arguments: argparse.Namespace
+) -> list[str]:
     rounds = [
         {door: _measure(door, image, supervisor, ready, arguments.seconds) for door in FORMS}
         for _ in range(arguments.rounds)
@@ -69,7 +71,7 @@ def _lines(name: str, image: Path, supervisor: int, ready: re.Match[str], argume
 
 
 def _measure(
-    door: str, image: Path, supervisor: int, ready: re.Match[str], seconds: float
+    door: str, image: Path, supervisor: int, ready: Mapping[str, str], seconds: float
 ) -> tuple[float, float, float]:
     """CPU seconds of one image in the frontend, of them in its event loop, and images a second."""
     before = used(supervisor)

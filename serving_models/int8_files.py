@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from service.ops.int8 import INT8_FILE, RECORD_FILE
 from service.ops.model import Model, expected_sha256, sha256_of
 from serving_models.agreement import Compared
 from serving_models.sample_images import Sample
+from serving_models.workspace import locked, sync_one
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,11 @@ def publish_int8(folder: Path, server: Path) -> None:
     names = (INT8_FILE, RECORD_FILE)
     for name in names:
         (folder / name).chmod(0o644)  # another user may serve the model
-        _sync(folder / name)
-    lock = os.open(server, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        sync_one(folder / name)
+    with locked(server):
         for name in names:
             os.replace(folder / name, server / name)
-        _sync(server)
-    finally:
-        os.close(lock)
+        sync_one(server)
 
 
 def _agreement(compared: Compared, model: Model) -> dict[str, Any]:
@@ -81,11 +77,3 @@ def _agreement(compared: Compared, model: Model) -> dict[str, Any]:
         counts = {"images": int(compared.of_class[worst]), "same": int(compared.same_of_class[worst])}
         found["worst_class"] = {"label": model.labels[worst], **counts}
     return found
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.errors import ConfigError, ModelError
+from serving_models.numbers import real, whole
 
 if TYPE_CHECKING:
     from service.config import Config
@@ -45,13 +45,13 @@ def add_bench(commands: Any, *, command: Command, root: Path) -> None:
     _add_common(bench, command=command, root=root, several=True)
     bench.add_argument("--batch", type=_batches, default=[1, 4, 8], metavar="N,...", help="batch sizes; default: 1,4,8")
     bench.add_argument(
-        "--image-size", type=_whole(MOST_PIXELS), default=224, metavar="N", help="crop of official models"
+        "--image-size", type=whole(1, MOST_PIXELS), default=224, metavar="N", help="crop of official models"
     )
-    bench.add_argument("--resize-short", type=_whole(MOST_PIXELS), default=256, metavar="N", help="their short side")
+    bench.add_argument("--resize-short", type=whole(1, MOST_PIXELS), default=256, metavar="N", help="their short side")
     longer = bench.add_mutually_exclusive_group()
     longer.add_argument("--seconds", type=_seconds, default=3.0, help="of each figure, at least; default: 3")
     longer.add_argument(
-        "--repeats", type=_whole(MOST_RUNS), metavar="N", help="runs of each figure, instead of seconds"
+        "--repeats", type=whole(1, MOST_RUNS), metavar="N", help="runs of each figure, instead of seconds"
     )
     bench.add_argument("--json", action="store_true", help="one JSON object instead of tables")
 
@@ -72,10 +72,10 @@ def add_evaluate(commands: Any, *, command: Command, root: Path) -> None:
     )
     _add_common(evaluate, command=command, root=root, several=False)
     evaluate.add_argument(
-        "--batch-size", type=_whole(MOST_IMAGES_OF_A_RUN), default=8, metavar="N", help="images in a run; default: 8"
+        "--batch-size", type=whole(1, MOST_IMAGES_OF_A_RUN), default=8, metavar="N", help="images in a run; default: 8"
     )
     evaluate.add_argument("--jpeg-decode", default="exact", help="of config.yml's jpeg_decode; default: exact")
-    evaluate.add_argument("--limit", type=_whole(10**9), metavar="N", help="so many images, evenly spread over all")
+    evaluate.add_argument("--limit", type=whole(1, 10**9), metavar="N", help="so many images, evenly spread over all")
     evaluate.add_argument(
         "--wrong", type=Path, metavar="FILE", help="write the wrongly classified images there, as CSV"
     )
@@ -91,7 +91,7 @@ def _add_common(parser: argparse.ArgumentParser, *, command: Command, root: Path
     more = ", several separated by commas" if several else ""
     parser.add_argument("--engine", default="auto", help=f"of config.yml's native.engine{more}; default: auto")
     parser.add_argument("--precision", default="fp32", help=f"of config.yml's precision{more}; default: fp32")
-    parser.add_argument("--threads", type=_whole(MOST_THREADS), metavar="N", help="of a run; default: one a core")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), metavar="N", help="of a run; default: one a core")
     parser.add_argument("--device", default="cpu", help="cpu, gpu:N or tensorrt:N; default: cpu")
 
 
@@ -226,25 +226,12 @@ def _evaluate_progress(images: int) -> Iterator[Callable[[Evaluation], None]]:
         yield tell
 
 
-def _whole(most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text) if text.isdecimal() and len(text) < 12 else 0
-        if not 1 <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}: accepted is a whole number from 1 to {most}")
-        return number
-
-    return read
-
-
 def _batches(text: str) -> list[int]:
-    return list(dict.fromkeys(map(_whole(MOST_IMAGES_OF_A_RUN), text.split(","))))
+    return list(dict.fromkeys(map(whole(1, MOST_IMAGES_OF_A_RUN), text.split(","))))
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = real(text)
     if not 0 < seconds <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r}: accepted are seconds above 0, to {MOST_SECONDS:g}")
     return seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.errors import ModelError
+from serving_models.numbers import real, whole
 
 if TYPE_CHECKING:
     from serving_models.agreement import Compared
@@ -41,7 +41,11 @@ def add_quantize(commands: Any, *, command: Command, root: Path) -> None:
         "--images", type=Path, required=True, metavar="DIR", help="images as the service will get them"
     )
     quantize.add_argument(
-        "--limit", type=_images, default=500, metavar="N", help="images that are used, of all in DIR; default: 500"
+        "--limit",
+        type=whole(2, MOST_IMAGES),
+        default=500,
+        metavar="N",
+        help="images that are used, of all in DIR; default: 500",
     )
     quantize.add_argument(
         "--holdout", type=_share, default=0.5, metavar="SHARE", help="of them: not calibrated with; default: 0.5"
@@ -135,29 +139,15 @@ def _worst(one: Compared, labels: tuple[str, ...]) -> list[tuple[str, str]]:
     return [("worst class", f"{labels[worst]}: {one.same_of_class[worst]} of {one.of_class[worst]} images")]
 
 
-def _images(text: str) -> int:
-    number = int(text) if text.isdecimal() and len(text) < 12 else 0
-    if not 2 <= number <= MOST_IMAGES:
-        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a whole number from 2 to {MOST_IMAGES}")
-    return number
-
-
 def _share(text: str) -> float:
-    share = _number(text)
+    share = real(text)
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: accepted is a number above 0 and below 1")
     return share
 
 
 def _share_or_all(text: str) -> float:
-    share = _number(text)
+    share = real(text)
     if not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: accepted is a number from 0 to 1")
     return share
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

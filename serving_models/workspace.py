@@ -27,7 +27,7 @@ class WriteError(StartupError):
 def workspace(root: Path) -> Iterator[Path]:
     """A hidden folder within ``root``, gone at the end; those that killed exports left behind go first."""
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root):
+    with locked(root):
         _clear_away_dead(root)
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}.", dir=root))
         # Held as long as we live: the kernel's own sign that this export is not a dead one.
@@ -77,13 +77,13 @@ def _is_model(target: Path) -> bool:
 def publish(model: Path, target: Path, *, force: bool) -> None:
     """Give a finished model its name, in one step. A model that is replaced is put back if that fails."""
     _sync(model)
-    with _locked(target.parent):
+    with locked(target.parent):
         refuse_existing(target, force=force)
         if target.exists():
             _exchange(model, target)
         else:
             os.rename(model, target)
-        _sync_folder(target.parent)
+        sync_one(target.parent)
 
 
 def _exchange(model: Path, target: Path) -> None:
@@ -117,7 +117,8 @@ def _put_back(folder: Path, root: Path) -> None:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
+    """Alone with a folder, among processes that ask in this way."""
     lock = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -129,16 +130,13 @@ def _locked(root: Path) -> Iterator[None]:
 def _sync(folder: Path) -> None:
     """To the disk before the rename: after a power cut a model is whole or not there."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        else:
-            _sync_folder(path)
-    _sync_folder(folder)
+        sync_one(path)
+    sync_one(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_one(path: Path) -> None:
+    """A file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

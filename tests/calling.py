@@ -18,6 +18,17 @@ TEXT = base64.b64encode(held_out().images[0]).decode()
 BODY = json.dumps({"key": ["image"], "value": [TEXT]})
 
 
+def connect(address):
+    """A socket to ``host:port``."""
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def rest_of(caller):
+    """All that comes until the service closes the connection."""
+    return b"".join(iter(lambda: caller.recv(65536), b""))
+
+
 class Call(threading.Thread):
     """One HTTP request in a thread of its own; ``sent`` when the server's kernel has all of it."""
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from calling import all_processes, get, in_flight, infer, stopped
+from calling import all_processes, connect, get, in_flight, infer, rest_of, stopped
 from running import configuration, is_alive, serving, start, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape, ask, probe
 
@@ -35,15 +35,6 @@ def watched(digits_model, tmp_path_factory):
     """A service with an admin door that every test leaves as it was."""
     with serving(tmp_path_factory.mktemp("watched"), configuration(digits_model, dag=ADMIN)) as running:
         yield running
-
-
-def connect(service):
-    host, port = service.admin.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-def everything(caller):
-    return b"".join(iter(lambda: caller.recv(65536), b""))
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -76,9 +67,9 @@ def test_one_family_can_be_asked_for_by_name(watched):
 
 
 def test_a_query_that_is_not_text_is_refused_and_the_door_stays_open(watched):
-    with connect(watched) as caller:
+    with connect(watched.admin) as caller:
         caller.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: \xff\xfe\r\nConnection: close\r\n\r\n")
-        assert everything(caller).startswith(b"HTTP/1.1 400")
+        assert rest_of(caller).startswith(b"HTTP/1.1 400")
     assert probe(watched, "/healthz") == (200, "ok")
 
 
@@ -162,7 +153,7 @@ class Early:
 def test_callers_of_the_admin_door_do_not_keep_the_service_from_ending(tmp_path, digits_model):
     with serving(tmp_path, configuration(digits_model, dag=ADMIN)) as service, contextlib.ExitStack() as stack:
         processes = all_processes(service)
-        callers = [stack.enter_context(connect(service)) for _ in range(3)]
+        callers = [stack.enter_context(connect(service.admin)) for _ in range(3)]
         callers[0].sendall(GET)
         callers[1].sendall(GET[:10])
         callers[2].sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200)  # and never reads
@@ -270,7 +261,7 @@ def descriptors(service):
 def test_a_probe_is_answered_however_many_connections_are_held_open(watched):
     before = descriptors(watched)
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connect(watched)) for _ in range(3 * MAX_CONNECTIONS)]
+        held = [stack.enter_context(connect(watched.admin)) for _ in range(3 * MAX_CONNECTIONS)]
         for caller in held[::2]:
             with contextlib.suppress(ConnectionError):
                 caller.sendall(GET[:-2])
@@ -321,25 +312,25 @@ async def wait_until_alone(door):
 
 
 def test_a_head_that_does_not_end_is_431(watched):
-    with connect(watched) as caller:
+    with connect(watched.admin) as caller:
         packet = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Endless: "
         caller.sendall(packet + b"x" * (MAX_HEAD_BYTES + 1 - len(packet)))
-        assert everything(caller).startswith(b"HTTP/1.1 431")
+        assert rest_of(caller).startswith(b"HTTP/1.1 431")
 
 
 def test_scrapes_that_come_without_waiting_are_all_answered_in_order(watched):
     paths = [b"/healthz", b"/readyz", b"/nothing", b"/healthz"]
-    with connect(watched) as caller:
+    with connect(watched.admin) as caller:
         caller.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in paths[:-1]))
         caller.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % paths[-1])
-        answers = everything(caller)
+        answers = rest_of(caller)
     assert [answers.count(word) for word in (b"\r\n\r\nok\n", b"\r\n\r\nready\n", b"accepted: /metrics")] == [2, 1, 1]
     assert answers.index(b"ready\n") < answers.index(b"accepted")
 
 
 @pytest.mark.parametrize("garbage", [b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
 def test_what_is_not_http_is_answered_or_closed(watched, garbage):
-    with connect(watched) as caller:
+    with connect(watched.admin) as caller:
         caller.sendall(garbage)
         answer = caller.recv(4096)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4")

@@ -6,13 +6,12 @@ import base64
 import contextlib
 import http.client
 import json
-import socket
 import threading
 import time
 
 import grpc
 import pytest
-from calling import BODY, METHOD, TEXT
+from calling import BODY, METHOD, TEXT, connect
 from running import configuration, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -29,11 +28,6 @@ def aging_service(digits_model, tmp_path_factory):
     config = configuration(digits_model, native={"max_connection_age_ms": AGE_MS})
     with serving(tmp_path_factory.mktemp("aging"), config) as running:
         yield running
-
-
-def connect(service):
-    host, port = service.http.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def head_of(length, *headers):
@@ -68,7 +62,7 @@ def test_an_old_connection_answers_all_that_was_sent_without_waiting_and_closes_
     digits = [base64.b64encode(held_out().images[number]).decode() for number in range(4)]
     bodies = [json.dumps({"key": ["a"], "value": [digit]}) for digit in digits]
     packets = [head_of(len(body)) + body.encode() for body in bodies]
-    with connect(aging_service) as caller:
+    with connect(aging_service.http) as caller:
         caller.settimeout(30)
         caller.sendall(packets[0])
         heard = read_answers(caller, 1)
@@ -82,7 +76,7 @@ def test_an_old_connection_answers_all_that_was_sent_without_waiting_and_closes_
 
 
 def test_a_request_that_was_sent_in_pieces_over_the_end_of_the_age_is_answered(aging_service):
-    with connect(aging_service) as caller:
+    with connect(aging_service.http) as caller:
         caller.sendall(head_of(len(BODY)) + BODY[:100].encode())
         grow_old(caller)
         caller.sendall(BODY[100:].encode())

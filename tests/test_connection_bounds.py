@@ -9,7 +9,7 @@ import threading
 
 import grpc
 import pytest
-from calling import BODY, METHOD, TEXT, get, in_flight, infer, stopped
+from calling import BODY, METHOD, TEXT, connect, get, in_flight, infer, rest_of, stopped
 from running import configuration, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -27,16 +27,6 @@ def hasty(digits_model, tmp_path_factory):
     native = {"read_timeout_ms": READ_MS, "idle_timeout_ms": IDLE_MS, "max_connections": 8}
     with serving(tmp_path_factory.mktemp("hasty"), configuration(digits_model, native=native)) as running:
         yield running
-
-
-def connect(service):
-    host, port = service.http.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
-def rest_of(caller):
-    """What is answered until the service closes the connection."""
-    return b"".join(iter(lambda: caller.recv(65536), b""))
 
 
 @pytest.mark.parametrize(
@@ -59,14 +49,14 @@ def rest_of(caller):
     ],
 )
 def test_a_connection_on_which_nothing_comes_ends(hasty, sent, answer):
-    with connect(hasty) as caller:
+    with connect(hasty.http) as caller:
         caller.sendall(sent)
         assert rest_of(caller).startswith(answer)
     infer(hasty)
 
 
 def test_a_body_that_drips_is_given_up_and_holds_no_slot(hasty):
-    with connect(hasty) as caller, contextlib.suppress(ConnectionError):
+    with connect(hasty.http) as caller, contextlib.suppress(ConnectionError):
         caller.sendall(HEAD)
         dripping = threading.Event()
         for byte in BODY.encode():
@@ -77,7 +67,7 @@ def test_a_body_that_drips_is_given_up_and_holds_no_slot(hasty):
 
 
 def test_lines_between_requests_do_not_keep_a_connection(hasty):
-    with connect(hasty) as caller:
+    with connect(hasty.http) as caller:
         caller.sendall(HEAD + BODY.encode())
         answer = b""
         while not answer.endswith(b"}"):
@@ -96,8 +86,8 @@ def test_a_request_that_waits_for_its_answer_is_not_taken_for_a_slow_one(hasty):
 
 def test_one_connection_too_many_is_told_so_and_the_others_work(hasty):
     with contextlib.ExitStack() as stack:
-        inside = [stack.enter_context(connect(hasty)) for _ in range(8)]
-        last = stack.enter_context(connect(hasty))
+        inside = [stack.enter_context(connect(hasty.http)) for _ in range(8)]
+        last = stack.enter_context(connect(hasty.http))
         answer = rest_of(last)
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
         inside[0].sendall(HEAD + BODY.encode())
@@ -108,7 +98,7 @@ def test_one_connection_too_many_is_told_so_and_the_others_work(hasty):
 
 def test_too_many_header_fields_are_431(hasty):
     fields = b"".join(b"a: b\r\n" for _ in range(MAX_HEADERS + 1))
-    with connect(hasty) as caller:
+    with connect(hasty.http) as caller:
         caller.sendall(HEAD[:-2] + fields + b"\r\n")
         assert rest_of(caller).startswith(b"HTTP/1.1 431 ")
 
@@ -146,13 +136,13 @@ def test_callers_that_send_much_and_slowly_cannot_take_all_memory(frugal):
     body = b'{"key":["a"],"value":["' + b"A" * (8 << 20)
     head = b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(body) + 100)
     with contextlib.ExitStack() as stack:
-        callers = [stack.enter_context(connect(frugal)) for _ in range(8)]
+        callers = [stack.enter_context(connect(frugal.http)) for _ in range(8)]
         answers = [answer_to(caller, head, body) for caller in callers]
         assert answers[:1] == [b""] and sum(answer.startswith(b"HTTP/1.1 429") for answer in answers) == 7
         assert all(b"at most 16777216, try again later" in answer for answer in answers[1:])
         infer(frugal)
         assert frontend_bytes(frugal) - before < 120 << 20
-    wait_for(lambda: len(in_progress(frugal)) == 0)
+    wait_for(lambda: has_room(frugal))
     infer(frugal)
 
 
@@ -168,15 +158,14 @@ def answer_to(caller, head, body):
     return answer
 
 
-def in_progress(service):
-    """The answer says how much is held; nothing where all has been given back."""
-    size = 15 << 20
-    body = json.dumps({"key": ["a"], "value": ["A" * size]}).encode()
-    with connect(service) as caller:
+def has_room(service):
+    """Whether a request of nearly the whole budget is taken: what others held has been given back."""
+    body = json.dumps({"key": ["a"], "value": ["A" * (15 << 20)]}).encode()
+    with connect(service.http) as caller:
         caller.sendall(b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
         with contextlib.suppress(ConnectionError):
             caller.sendall(body)
-        return [] if caller.recv(65536).startswith(b"HTTP/1.1 200") else ["held"]
+        return caller.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_grpc_messages_count_as_well(frugal):

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from rights import without_rights
 from running import ROOT, configuration, is_alive, wait_for
 
 from service.config import Config
@@ -25,7 +26,6 @@ from service.errors import ModelError
 from service.ops.model import load_model
 
 MADE_FOR = {"machine": {"gpu": "A100", "driver": "550"}, "asked": {"precision": "fp16"}, "files": {"a": "0"}}
-NOBODY = 65534
 
 
 class Library:
@@ -208,21 +208,6 @@ def test_the_place_is_the_configured_one_or_beside_the_model_and_then_the_users_
 
     assert places_of() == [digits_model.parent / "engine_cache", tmp_path / "regnetx-serving/engine_cache"]
     assert places_of(engine_cache="/somewhere") == [Path("/somewhere")]
-
-
-@contextlib.contextmanager
-def without_rights(folder):
-    """As a user who may read the folder and not write into it."""
-    if os.geteuid():
-        folder.chmod(0o555)
-        yield
-        folder.chmod(0o755)
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture

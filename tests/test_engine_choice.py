@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from client_calls import sync_batch
+from rights import without_rights
 from running import ROOT, configuration, serving
 
 from service.config import Config
@@ -25,7 +25,6 @@ from service.engines.measure import measure
 from service.errors import ConfigError
 from service.ops.model import load_model
 
-NOBODY = 65534
 FOUND = {
     "images": 8,
     "rates": {"paddle": 100.0, "onnxruntime": 120.0, "openvino": 150.0},
@@ -307,21 +306,6 @@ def test_a_file_that_is_not_what_was_kept_is_replaced(change, folder, measured):
     assert chosen(folder) == "openvino"
     assert len(measured) == 2
     assert (folder / "engine.json").read_text() == good
-
-
-@contextlib.contextmanager
-def without_rights(folder):
-    """As a user who may read the folder and not write into it."""
-    if os.geteuid():
-        folder.chmod(0o555)
-        yield
-        folder.chmod(0o755)
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize(("writable", "times"), [(True, 1), (False, 2)])

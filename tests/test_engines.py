@@ -11,16 +11,14 @@ import sys
 import numpy as np
 import pytest
 from client_calls import sync_batch
+from digit_scores import digits_for, scores_by
 from running import ROOT, configuration, serving
 
 from service import engines
 from service.config import Config
 from service.engines import VENDORS, open_engine, precision, warm_up
 from service.errors import ConfigError, ModelError
-from service.ops.decode import Limits, decode
 from service.ops.model import load_model
-from service.ops.preprocess import preprocess
-from serving_models.bundled.digits.held_out import held_out
 
 ENGINES = list(VENDORS)
 OTHERS = [name for name in ENGINES if name != "paddle"]
@@ -37,11 +35,7 @@ def model(digits_model):
 @pytest.fixture(scope="module")
 def digits(model):
     """The held-out digits as one array (445, 3, 32, 32), and what they show."""
-    found = held_out()
-    images = np.empty((len(found.images), 3, model.height, model.width), np.float32)
-    for row, image in zip(images, found.images, strict=True):
-        preprocess(decode(image, Limits()), model, row)
-    return images, np.array(found.labels)
+    return digits_for(model)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +49,7 @@ def config_of(model, engine="paddle", **local):
 
 
 def scores_of(model, images, **config):
-    engine = open_engine(config_of(model, **config), model)
-    return np.concatenate([engine.run(images[first : first + 8]).copy() for first in range(0, len(images), 8)])
+    return scores_by(open_engine(config_of(model, **config), model), images)
 
 
 class Answering:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 
 import pytest
+from calling import connect, rest_of
 
 from service.native.http_protocol import MAX_HEAD_BYTES
 from serving_models.bundled.digits.held_out import held_out
@@ -21,17 +21,12 @@ def request(body, *headers):
     return f"{head}\r\n{body}".encode()
 
 
-def connect(service):
-    host, port = service.http.split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
 def exchange(service, *packets):
     """All that is answered until the service closes the connection."""
-    with connect(service) as caller:
+    with connect(service.http) as caller:
         for packet in packets:
             caller.sendall(packet)
-        return b"".join(iter(lambda: caller.recv(65536), b""))
+        return rest_of(caller)
 
 
 def labels(answers):
@@ -74,7 +69,7 @@ def test_a_head_that_does_not_end_is_431(service):
 
 def test_trailers_that_do_not_end_are_not_read_for_ever(service):
     packet = b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: "
-    with connect(service) as caller, pytest.raises(ConnectionError):
+    with connect(service.http) as caller, pytest.raises(ConnectionError):
         caller.sendall(packet)
         for _ in range(64):
             caller.sendall(b"x" * MAX_HEAD_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from client_calls import sync_batch
+from digit_scores import digits_for, scores_by
 from running import ROOT, configuration, serving
 
 from service.config import Config
@@ -12,10 +13,7 @@ from service.engines import open_engine, warm_up
 from service.engines.choice import TOLERANCE
 from service.engines.gpu import visible_gpus
 from service.errors import ConfigError
-from service.ops.decode import Limits, decode
 from service.ops.model import load_model
-from service.ops.preprocess import preprocess
-from serving_models.bundled.digits.held_out import held_out
 
 pytestmark = pytest.mark.skipif(not visible_gpus(), reason="no NVIDIA GPU is visible")
 
@@ -30,15 +28,8 @@ def model(digits_model):
 @pytest.fixture(scope="module")
 def digits(model):
     """The held-out digits as one array (445, 3, 32, 32), what they show, and Paddle's float32 scores on the CPU."""
-    found = held_out()
-    images = np.empty((len(found.images), 3, model.height, model.width), np.float32)
-    for row, image in zip(images, found.images, strict=True):
-        preprocess(decode(image, Limits()), model, row)
-    return (
-        images,
-        np.array(found.labels),
-        scores_of(open_engine(config_of(model, "paddle", device_type=0), model), images),
-    )
+    images, labels = digits_for(model)
+    return images, labels, scores_by(open_engine(config_of(model, "paddle", device_type=0), model), images)
 
 
 def config_of(model, engine, *, native=None, **local):
@@ -52,10 +43,6 @@ def opened(config, model):
         return open_engine(config, model)
     except ConfigError as error:
         pytest.skip(str(error))
-
-
-def scores_of(engine, images):
-    return np.concatenate([engine.run(images[first : first + 8]).copy() for first in range(0, len(images), 8)])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +63,7 @@ def test_a_gpu_gives_the_scores_of_the_cpu(engine, device_type, precision, model
     native = {"engine_cache": str(tmp_path)}
     gpu = opened(config_of(model, engine, native=native, device_type=device_type, precision=precision), model)
     warm_up(gpu, model, batch_size=8)
-    scores = scores_of(gpu, images)
+    scores = scores_by(gpu, images)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=0, atol=TOLERANCE[precision])
     assert (scores.argmax(1) == expected.argmax(1)).mean() > 0.99

@@ -146,8 +146,8 @@ class GrpcApi:
         try:
             share.grow_to(len(packet))
             response = await self._answer(packet, exchange, asked, deadline)
-            if exchange.server_timing is not None:
-                context.set_trailing_metadata((*offer, ("server-timing", exchange.server_timing)))
+            if (timing := exchange.server_timing) is not None:
+                context.set_trailing_metadata((*offer, ("server-timing", timing)))
             return response
         except DecodeError:
             exchange.outcome = Outcome.BAD_REQUEST

@@ -9,15 +9,13 @@ import base64
 import socket
 import struct
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 
 import grpc
-from fuzz.image_target import ImageTarget
 from fuzz.message_mutation import change, odd_field
 from fuzz.mutation import EDGES, mutated
-from fuzz.service_under_test import ServiceUnderTest
-from fuzz.targets import BrokenPromiseError, Target
+from fuzz.service_under_test import ServiceTarget
+from fuzz.targets import BrokenPromiseError
 from image_files import FILES
 
 from regnetx_client.npy import npy
@@ -30,15 +28,13 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FORESEEN = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
-class GrpcTarget(Target):
+class GrpcTarget(ServiceTarget):
     """A batch of calls at a time on one channel; raw bytes on connections of their own."""
 
     name = "grpc"
     batch = 16
 
-    def __init__(self, model: Path) -> None:
-        self._model = model
-        self._images = ImageTarget()
+    idle_timeout_ms = 60_000
 
     def seeds(self) -> list[bytes]:
         png, jpeg = FILES["PNG 1 bit"], FILES["JPEG"]
@@ -58,7 +54,7 @@ class GrpcTarget(Target):
         with suppress(Exception):  # a seed of the corpus need not be a message
             request.ParseFromString(content)
         if random.random() < 0.5:
-            image = self._images.generate(random, self._images.seeds())
+            image = self.images.generate(random, self.images.seeds())
             file = mutated(npy(image), random) if random.random() < 0.5 else npy(image)
             request.tensors.add(name="i", elem_type=13, byte_data=file)
         for _ in range(random.choice((1, 1, 2, 4))):
@@ -67,18 +63,8 @@ class GrpcTarget(Target):
         top_k = random.choice(("", "", "1", "0", "-1", "9" * 40, "1e3", " 2", "x" * 9000))
         return f"call {top_k}\n".encode() + packet + (odd_field(random) if random.random() < 0.3 else b"")
 
-    def open(self, folder: Path) -> None:
-        self._service = ServiceUnderTest(self._model, folder, idle_timeout_ms=60_000)
-
-    def close(self) -> None:
-        if hasattr(self, "_service"):
-            self._service.end()
-
-    def settle(self) -> None:
-        self._service.settle()
-
     def check(self, cases: list[bytes]) -> None:
-        with grpc.insecure_channel(self._service.rpc) as channel:
+        with grpc.insecure_channel(self.service.rpc) as channel:
             method = channel.unary_unary(METHOD)
             calls = []
             for case in cases:
@@ -88,10 +74,10 @@ class GrpcTarget(Target):
                     metadata = (("x-top-k", top_k),) if top_k.isprintable() and top_k.isascii() and top_k else ()
                     calls.append(method.future(content, timeout=CALL_SECONDS, metadata=metadata))
                 else:
-                    _send_raw(self._service.rpc, content)
+                    _send_raw(self.service.rpc, content)
             for call in calls:
                 _check_call(call)
-        self._service.check_log()
+        self.service.check_log()
 
 
 def _check_call(call: grpc.Future) -> None:

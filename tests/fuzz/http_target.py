@@ -9,14 +9,12 @@ import selectors
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 from forms import FORM, form, part
-from fuzz.image_target import ImageTarget
 from fuzz.mutation import changed_value, json_text, mutated
-from fuzz.service_under_test import ServiceUnderTest
-from fuzz.targets import BrokenPromiseError, Target
+from fuzz.service_under_test import ServiceTarget
+from fuzz.targets import BrokenPromiseError
 from image_files import FILES
 
 PATIENCE = 60.0  # seconds until a connection counts as hung; the service's own bounds are below a second, or 20 s
@@ -73,15 +71,11 @@ TARGETS = (
 VERBS = (b"POST",) * 10 + (b"GET", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT", b"TRACE", b"PRI", b"post", b"M-SEARCH")
 
 
-class HttpTarget(Target):
+class HttpTarget(ServiceTarget):
     """A batch of connections at a time, each with its own case."""
 
     name = "http"
     batch = 32
-
-    def __init__(self, model: Path) -> None:
-        self._model = model
-        self._images = ImageTarget()
 
     def seeds(self) -> list[bytes]:
         png, jpeg = FILES["PNG 1 bit"], FILES["JPEG"]
@@ -116,7 +110,7 @@ class HttpTarget(Target):
     def _body(self, random: Random) -> tuple[list[bytes], bytes]:
         image = random.choice([*FILES.values()])
         if random.random() < 0.4:
-            image = self._images.generate(random, self._images.seeds())
+            image = self.images.generate(random, self.images.seeds())
         way = random.randrange(4)
         if way == 0:
             return [b"Content-Type: application/octet-stream"], image
@@ -129,22 +123,12 @@ class HttpTarget(Target):
             value = changed_value(value, random)
         return [], json_text(value, random)
 
-    def open(self, folder: Path) -> None:
-        self._service = ServiceUnderTest(self._model, folder)
-
-    def close(self) -> None:
-        if hasattr(self, "_service"):
-            self._service.end()
-
-    def settle(self) -> None:
-        self._service.settle()
-
     def check(self, cases: list[bytes]) -> None:
-        for case, answer in zip(cases, exchange(self._service.http, cases, PATIENCE), strict=True):
+        for case, answer in zip(cases, exchange(self.service.http, cases, PATIENCE), strict=True):
             if answer is None:
                 raise BrokenPromiseError(f"neither an answer nor an end within {PATIENCE} s to {case[:200]!r}")
             _check_answers(answer)
-        self._service.check_log()
+        self.service.check_log()
 
 
 @dataclass

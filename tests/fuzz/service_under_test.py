@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import yaml
-from fuzz.targets import BrokenPromiseError
+from fuzz.image_target import ImageTarget
+from fuzz.targets import BrokenPromiseError, Target
 from running import Service, configuration, start, wait_until_ready
 
 from serving_models.bundled.digits.held_out import held_out
@@ -32,7 +33,7 @@ SIGNS = ("Traceback", "nobody thought of", "ended with")  # in the log: of a bug
 class ServiceUnderTest:
     """``python -m service serve`` with its log in a file."""
 
-    def __init__(self, model: Path, folder: Path, *, idle_timeout_ms: int = 400) -> None:
+    def __init__(self, model: Path, folder: Path, *, idle_timeout_ms: int) -> None:
         config = folder / "config.yml"
         config.write_text(
             yaml.safe_dump(
@@ -112,6 +113,26 @@ class ServiceUnderTest:
             if answer[0] not in (429, 503) or time.monotonic() > give_up:
                 return answer
             time.sleep(0.05)
+
+
+class ServiceTarget(Target):
+    """A target that is a running service; of this kind there is one a door."""
+
+    idle_timeout_ms = 400
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self.images = ImageTarget()
+
+    def open(self, folder: Path) -> None:
+        self.service = ServiceUnderTest(self._model, folder, idle_timeout_ms=self.idle_timeout_ms)
+
+    def close(self) -> None:
+        if hasattr(self, "service"):
+            self.service.end()
+
+    def settle(self) -> None:
+        self.service.settle()
 
 
 def _resident(pid: int) -> int:
