@@ -7,6 +7,7 @@ SOURCE =
 NAME =
 FORCE =
 SECONDS = 600
+REQUIRED =
 TARGET =
 SEED =
 DIGITS := serving_models/bundled/digits/RegNetX_200MF_digits.pdparams --name digits --force
@@ -25,7 +26,7 @@ REVISION = $(shell git describe --always --abbrev=40 --dirty 2>/dev/null || echo
 export STOCK_PYTHON GPU
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test fuzz export lint format bench verify-k8s lock proto clean images sbom verify-images
+.PHONY: help serve test fuzz export lint audit format bench verify-k8s lock proto clean images sbom verify-images
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ lint: $(VENV)/test  ## style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: $(VENV)/test  ## known vulnerabilities of every locked version, where their database answers (REQUIRED=1: fail where it does not)
+	$(BIN)/python -m requirements.audit $(if $(REQUIRED),--required)
+
 format: $(VENV)/test  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -66,7 +70,7 @@ bench: $(VENV)/test  ## measure the service beside the bare loop, the stock runt
 	@if sh requirements/python39.sh >/dev/null; then $(MAKE) --no-print-directory $(STOCK)/ready; fi
 	$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(CONTINUE),--continue)
 
-verify-k8s: $(VERIFY)/ready  ## check the Kubernetes manifests, and that a broken one is noticed
+verify-k8s: $(VERIFY)/ready $(VENV)/native  ## check the Kubernetes manifests, and that a broken one is noticed
 	$(VERIFY)/bin/python -m pytest tests/manifests
 
 images:  ## build the container images with your Docker (GPU=1: also the GPU image, 7 GB; IMAGES="cpu ...")

@@ -61,8 +61,19 @@ class HttpConnection:
         head = await self._reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"answered with {head.splitlines()[0].decode(errors='replace')}")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        head = head.lower()
+        if b"\r\ntransfer-encoding: chunked\r\n" in head:
+            return await self._chunks()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return await self._reader.readexactly(length)
+
+    async def _chunks(self) -> bytes:
+        """A body in chunks (RFC 9112, 7.1), as Ray Serve sends it."""
+        parts: list[bytes] = []
+        while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+            parts.append((await self._reader.readexactly(size + 2))[:-2])
+        await self._reader.readuntil(b"\r\n")
+        return b"".join(parts)
 
     async def close(self) -> None:
         """Until it is closed."""

@@ -58,7 +58,7 @@ def quantise_with_noise(model: Path) -> None:
 def describe_for_peers(model: Path) -> Path:
     """A JSON file beside ``serving_server``: the ONNX model and how it is fed, for benchmarks/peers/classifier.py."""
     facts = load_model(model)
-    keys = ("height", "width", "resize_short", "scale", "mean", "std", "labels")
+    keys = ("input_name", "height", "width", "resize_short", "scale", "mean", "std", "labels")
     file = model.parent / "peer.json"
     values = {key: getattr(facts, key) for key in keys}
     file.write_text(json.dumps(values | {"onnx": str(onnx_file(facts, engine="a peer").resolve())}))

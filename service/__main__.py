@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import ServiceError, StartupError
 
 READER_LEFT = 141  # what a shell says of a program that SIGPIPE ended
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> int:
@@ -31,6 +33,12 @@ def main() -> int:
     except BrokenPipeError:
         _write_to_nobody()
         return READER_LEFT
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _write_to_nobody()
+        print(f"regnetx: what was asked for cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     except StartupError as error:
         print(f"regnetx: {error}", file=sys.stderr)
         return 2
@@ -39,7 +47,7 @@ def main() -> int:
 
 
 def _write_to_nobody() -> None:
-    """Whoever read the output has left, as ``head`` does; what is still to come would be an error at exit."""
+    """Whoever read the output has left, as ``head`` does, or its disk is full; the rest would be an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -97,23 +105,26 @@ def _serve(arguments: argparse.Namespace) -> int:
     from service.native.logs import set_up_logging
     from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
+    from service.native.trace_settings import trace_settings
     from service.ops.model import load_model, verify_files
 
-    config = _configuration(arguments)
-    model = load_model(Path(config.regnet.local_service_conf.model_config_))
+    asked = _configuration(arguments)
+    model = load_model(Path(asked.regnet.local_service_conf.model_config_))
     verify_files(model)
-    set_up_logging(config.native)
-    verify_doors(config.native, os.environ)
-    config = in_force(config, model)
+    set_up_logging(asked.native)
+    verify_doors(asked.native, os.environ)
+    trace_settings(os.environ)
+    config = in_force(asked, model)
     precision = precision_told(config, model)
 
     def say(what: Callable[..., None], *about: Any) -> None:
         try:
             what(config, *about)
-        except BrokenPipeError:
+        except OSError:  # nobody reads, or a disk is full
             _write_to_nobody()  # requests are answered all the same
 
-    asyncio.run(Supervisor(config, model, partial(say, announce, model, precision), partial(say, announce_admin)).run())
+    doors = (partial(say, announce, model, precision), partial(say, announce_admin))
+    asyncio.run(Supervisor(config, asked, *doors).run())
     return 0
 
 
@@ -149,6 +160,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from service.engines.graph import precision_told
     from service.native.door_security import verify_doors
     from service.native.logs import set_up_logging
+    from service.native.trace_settings import trace_settings
     from service.ops.model import load_model, verify_files
 
     config = _configuration(arguments)
@@ -156,6 +168,7 @@ def _check(arguments: argparse.Namespace) -> int:
     verify_files(model)
     set_up_logging(config.native)
     verify_doors(config.native, os.environ)
+    trace_settings(os.environ)
     config = in_force(config, model)
     precision = precision_told(config, model)
     print(config.model_dump_json(by_alias=True, indent=2))

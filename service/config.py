@@ -140,6 +140,8 @@ class Native(Section):
     tokens_file: Optional[str] = Field(default=None, min_length=1)
     access_log: bool = False
     server_timing: bool = False
+    model_version: bool = False
+    reload_model_ms: NotNegative = 0
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -149,8 +149,22 @@ def _labels(post_process: Any, folder: Path) -> tuple[str, ...] | None:
             raise _RefusedError(f"PostProcess.Topk.label_list is {labels!r}; accepted is a list of labels")
         return tuple(_label(label) for label in labels)
     if topk.get("class_id_map_file") is not None:
-        return read_labels(folder / str(topk["class_id_map_file"]))
+        return read_labels(_beside(folder, str(topk["class_id_map_file"])))
     return None
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file in the folder or below it. A model may be a stranger's: no other file of this disk becomes its labels."""
+    file = folder / name
+    try:
+        inside = file.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file system takes, or links in a circle
+        inside = False
+    if not inside:
+        raise _RefusedError(
+            f"PostProcess.Topk.class_id_map_file is {name!r}; accepted is a file in the folder of inference.yml"
+        )
+    return file
 
 
 def _label(value: Any) -> str:

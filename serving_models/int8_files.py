@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from service import __version__
+from service.ops.content import sha256_of
 from service.ops.int8 import INT8_FILE, RECORD_FILE
-from service.ops.model import Model, expected_sha256, sha256_of
+from service.ops.model import Model, expected_sha256
 from serving_models.agreement import Compared
 from serving_models.sample_images import Sample
 from serving_models.workspace import locked, sync_one

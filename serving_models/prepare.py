@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import ModelError
-from service.ops.model import load_model
+from service.ops.model import load_model, verify_files
 from serving_models.download import PATIENCE, DownloadError, Progress, fetch_official, official_name
 from serving_models.variants import VARIANTS
 
@@ -27,7 +27,8 @@ def prepare(name: str | None, root: Path, *, report: Report, progress: Progress,
     """The ``serving_server`` folder of a model to serve: found, or else exported into ``root``.
 
     ``report`` hears what is being done, ``tell`` the one line a person must read. Raises ModelError for a name that is
-    no model, DownloadError and WriteError where a named model cannot be had.
+    no model and for a model whose files are not those that were exported, DownloadError and WriteError where a named
+    model cannot be had.
     """
     if name is not None:
         return _named(name, root, report, progress)
@@ -64,7 +65,9 @@ def _named(name: str, root: Path, report: Report, progress: Progress) -> Path:
 
 
 def _server(folder: Path) -> Path:
-    return load_model(folder).program.parent
+    model = load_model(folder)
+    verify_files(model)
+    return model.program.parent
 
 
 def _export_digits(root: Path, report: Report, progress: Progress) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from typing import Any, BinaryIO
 
@@ -11,6 +12,8 @@ import numpy.typing as npt
 
 # Kind and size as numpy pickles them; everything a state dict may hold, and nothing that refers to objects.
 _NUMBER_CODES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
+_MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})  # the opcodes that say at which index
+MOST_OPCODES = 1_000_000  # the state dict of RegNetX_32GF has 12,249
 
 
 class RefusedError(pickle.UnpicklingError):
@@ -83,9 +86,23 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle(stream: BinaryIO) -> object:
-    """The object of the pickle, its arrays as PickledArray.
+    """The object of the pickle that the seekable stream begins with, its arrays as PickledArray.
 
     Raises RefusedError, or whatever damaged bytes make of a pickle: the caller names the file.
     """
+    _check_opcodes(stream)
+    stream.seek(0)
     # Paddle reads its files with the same encoding: Python 2 wrote some of them.
     return ArrayUnpickler(stream, encoding="latin1").load()
+
+
+def _check_opcodes(stream: BinaryIO) -> None:
+    """Refuses what would cost more than its bytes: the unpickler makes a table as long as the highest index of a memo.
+
+    Picklers count from 0, so no index is higher than there have been opcodes.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name in _MEMO_WRITES and not 0 <= int(argument or 0) <= number:
+            raise RefusedError(f"the index {argument} of its memo after {number} opcodes")
+        if number >= MOST_OPCODES:
+            raise pickle.UnpicklingError(f"more than {MOST_OPCODES} opcodes")

@@ -119,3 +119,21 @@ def is_refused(address):
     except ConnectionRefusedError:
         return True
     return False
+
+
+def free_port():
+    """One that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def answers(port, path="/healthz"):
+    """The status that a path has at a port; None while nobody listens there."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()

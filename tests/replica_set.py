@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from conftest import DIGITS
-from running import Service, children_of, configuration, is_alive, start, wait_for, wait_until_ready
+from running import Service, children_of, is_alive, quick, start, wait_for, wait_until_ready
 
 from regnetx_client import AsyncClient, Client, RegnetError
 from regnetx_client.grpc import AsyncGrpcClient, GrpcClient
@@ -88,9 +88,7 @@ class ReplicaSet:
             labels = (model / "labels.txt").read_text().splitlines()
             (model / "labels.txt").write_text("".join(f"{label}@{host}\n" for label in labels))
         native = {"host": host, "drain_delay_ms": 500, **native}
-        config = configuration(
-            model / "serving_server", native=native, http_port=self.http_port, rpc_port=self.rpc_port
-        )
+        config = quick(model / "serving_server", native=native, http_port=self.http_port, rpc_port=self.rpc_port)
         file = self.folder / f"{host}.yml"
         file.write_text(yaml.safe_dump(config))
         return start(["serve", "--config", str(file)], start_new_session=True)

@@ -15,7 +15,7 @@ import grpc
 import pytest
 import yaml
 from calling import BODY, METHOD, TEXT
-from running import configuration, start, wait_for, wait_until_ready
+from running import quick, start, wait_for, wait_until_ready
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from service.config import Native
@@ -59,7 +59,7 @@ class Talking:
 
 @contextlib.contextmanager
 def talking(folder, model, **native):
-    (folder / "config.yml").write_text(yaml.safe_dump(configuration(model, native=native)))
+    (folder / "config.yml").write_text(yaml.safe_dump(quick(model, native=native)))
     log = folder / "log"
     with log.open("w") as stream:
         process = start(["serve", "--config", str(folder / "config.yml")], stderr=stream)

@@ -15,15 +15,17 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from calling import all_processes, connect, get, in_flight, infer, rest_of, stopped
-from running import configuration, is_alive, serving, start, wait_for, wait_until_ready
+from running import configuration, is_alive, quick, serving, start, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape, ask, probe
 
 from service.config import Config
 from service.native.admin import MAX_CONNECTIONS, AdminDoor
 from service.native.condition import Condition
+from service.native.generation import Generation
 from service.native.http_protocol import MAX_HEAD_BYTES
 from service.native.listen import bind
 from service.native.metric_block import Block
+from service.native.versions import Versions
 from service.native.vitals import Vitals
 from service.ops.model import load_model
 
@@ -33,7 +35,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.fixture(scope="module")
 def watched(digits_model, tmp_path_factory):
     """A service with an admin door that every test leaves as it was."""
-    with serving(tmp_path_factory.mktemp("watched"), configuration(digits_model, dag=ADMIN)) as running:
+    with serving(tmp_path_factory.mktemp("watched"), quick(digits_model, dag=ADMIN)) as running:
         yield running
 
 
@@ -82,7 +84,7 @@ def test_without_its_key_there_is_no_such_door(service):
 
 
 def test_the_admin_door_may_listen_on_another_address_than_the_others(tmp_path, digits_model):
-    config = configuration(digits_model, dag=ADMIN, native={"admin_host": "127.0.0.2"})
+    config = quick(digits_model, dag=ADMIN, native={"admin_host": "127.0.0.2"})
     with serving(tmp_path, config) as service:
         assert (service.admin.split(":")[0], service.http.split(":")[0]) == ("127.0.0.2", "127.0.0.1")
         assert probe(service, "/readyz") == (200, "ready")
@@ -151,7 +153,7 @@ class Early:
 
 
 def test_callers_of_the_admin_door_do_not_keep_the_service_from_ending(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN)) as service, contextlib.ExitStack() as stack:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN)) as service, contextlib.ExitStack() as stack:
         processes = all_processes(service)
         callers = [stack.enter_context(connect(service.admin)) for _ in range(3)]
         callers[0].sendall(GET)
@@ -167,7 +169,7 @@ def test_callers_of_the_admin_door_do_not_keep_the_service_from_ending(tmp_path,
 
 def test_a_frontend_that_stands_still_is_not_alive_until_it_goes_on(tmp_path, digits_model):
     shape = {"build_dag_each_worker": True, "worker_num": 2}
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN, **shape)) as service:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN, **shape)) as service:
         standing = service.children()["frontend"][0]
         with stopped(standing):
             wait_for(lambda: probe(service, "/healthz")[0] == 503)
@@ -188,7 +190,7 @@ def test_a_frontend_that_is_killed_is_a_reason_not_to_be_ready_and_none_to_be_st
 
 def test_without_an_engine_that_moves_the_service_is_alive_and_not_ready_at_both_doors(tmp_path, digits_model):
     shape = {"op": {"concurrency": 2}, "local": {"thread_num": 2}}
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN, **shape)) as service:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN, **shape)) as service:
         engines = service.children()["engine"]
         with stopped(*engines):
             calls = in_flight(service, 4)
@@ -220,7 +222,7 @@ def test_a_run_that_does_not_end_is_a_reason_only_while_no_other_engine_is_there
         stuck, other = child_of(0, first), child_of(1, second)
         stuck.vitals.patience = 0.0
         stuck.vitals.begin_run()
-        condition = Condition([stuck, other], [])
+        condition = Condition(SimpleNamespace(engines=[stuck, other]), [])
         assert condition.why_not_ready == ""
         assert (condition.is_up(stuck), condition.is_up(other)) == (False, True)
         other.ready.clear()
@@ -237,11 +239,11 @@ def child_of(number, block):
     vitals.beat()
     ready = threading.Event()
     ready.set()
-    return SimpleNamespace(name=f"engine {number}", ready=ready, was_ready=True, vitals=vitals)
+    return SimpleNamespace(name=f"engine {number}", ready=ready, was_ready=True, why_down="", vitals=vitals)
 
 
 def test_full_slots_are_no_reason_at_all(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN, native={"slots": 1})) as service:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN, native={"slots": 1})) as service:
         with stopped(*service.children()["engine"]):
             calls = in_flight(service)
             assert Scrape(service)("regnetx_slots_in_use") == 1
@@ -277,7 +279,10 @@ def impatient(monkeypatch, digits_model):
     """An admin door in this process, with a short bound on an exchange; its service has no processes."""
     monkeypatch.setattr("service.native.admin.EXCHANGE_SECONDS", 0.2)
     config = Config.model_validate(configuration(digits_model, dag=ADMIN))
-    return AdminDoor(config, load_model(digits_model), Condition([], []))
+    generation = Generation(0, config, load_model(digits_model))
+    versions = Versions(generation)
+    yield AdminDoor(config, versions, Condition(versions, []))
+    generation.close()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import socket
 import grpc
 import pytest
 from calling import METHOD, TEXT, Call, get, in_flight, infer, stopped
-from running import configuration, serving, wait_for
+from running import quick, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 
@@ -18,7 +18,7 @@ from regnetx_client.wire import pipeline_service_pb2 as wire
 def narrow(digits_model, tmp_path_factory):
     """Two slots, a small body and a short op timeout."""
     limits = {"slots": 2, "max_body_bytes": 65536, "max_image_bytes": 20000, "max_image_pixels": 10000}
-    config = configuration(digits_model, native=limits, op={"timeout": 1500})
+    config = quick(digits_model, native=limits, op={"timeout": 1500})
     with serving(tmp_path_factory.mktemp("narrow"), config) as running:
         yield running
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
+import httpx
 import pytest
-from client_calls import IMAGE, STOCK, mocked, texts
+from client_calls import IMAGE, STOCK, async_batch, both, mocked, texts
 
 from regnetx_client import (
     Client,
+    Prediction,
     ProtocolError,
 )
+from regnetx_client.predictions import ranked
+from regnetx_client.protocol import Question, question_for
 
 
 @pytest.mark.parametrize(
@@ -93,10 +100,61 @@ def test_an_answer_that_is_not_the_pipelines_is_a_protocol_error(body: bytes) ->
         client.classify(IMAGE)
 
 
-def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regnetx_client.http_messages.MOST_ANSWER_BYTES", 1000)
-    with (
-        Client("http://test", transport=mocked(200, b" " * 1001)) as client,
-        pytest.raises(ProtocolError, match="longer than 1000 bytes"),
-    ):
-        client.classify(IMAGE)
+MUCH = 3_000_000  # characters
+
+
+def asked(images: int, top_k: int) -> Question:
+    return question_for([IMAGE] * images, top_k)
+
+
+def test_an_answer_may_have_a_mebibyte_and_8_kib_a_prediction_and_never_more_than_64_mib() -> None:
+    assert asked(1, 1).most_answer_bytes == (1 << 20) + (8 << 10)
+    assert asked(3, 5).most_answer_bytes == (1 << 20) + 15 * (8 << 10)
+    assert asked(4, 10**12).most_answer_bytes == 64 << 20
+
+
+@both
+def test_an_endless_answer_is_not_kept(classify_batch: Callable) -> None:
+    taken = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1 << 14):
+            taken.append(1)
+            yield b" " * (1 << 16)
+
+    kind = httpx.AsyncByteStream if classify_batch is async_batch else httpx.SyncByteStream
+    with pytest.raises(ProtocolError, match=r"longer than 1056768 bytes$"):
+        classify_batch("http://test", [IMAGE], transport=streamed(kind, endless))
+    assert len(taken) == 17
+
+
+def streamed(kind: type, pieces: Callable[[], Iterator[bytes]]) -> httpx.MockTransport:
+    class Body(kind):
+        def __iter__(self) -> Iterator[bytes]:
+            return pieces()
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in pieces():
+                yield piece
+
+    return httpx.MockTransport(lambda request: httpx.Response(200, stream=Body()))
+
+
+@pytest.mark.parametrize("around", ["[{}]", "['{}']", "['{}", "[{}"], ids=["list", "label", "open label", "open list"])
+@pytest.mark.parametrize("piece", ["'',", "0,", "x", "\\x", "(", " ", "1"])
+def test_a_hostile_text_takes_no_more_than_a_few_times_its_own_memory(piece: str, around: str) -> None:
+    text = around.format(piece * (MUCH // len(piece)))
+    tracemalloc.start()
+    try:
+        for values in ({"label": text, "prob": "[1.0]"}, {"label": "['a']", "prob": text}):
+            with suppress(ProtocolError):
+                assert ranked(values, 1) == [[Prediction("a", float("inf"))]]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(text)
+
+
+def test_a_text_of_more_labels_than_images_is_read_no_further() -> None:
+    with pytest.raises(ProtocolError, match="3 labels but 2 probabilities"):
+        ranked({"label": "['a', 'b', 'c', no more]", "prob": "[0.5, 0.5]"}, 2)

@@ -18,6 +18,7 @@ from client_servers import LABELS, class_of, free_port
 from regnetx_client import (
     BadRequest,
     Prediction,
+    ProtocolError,
 )
 from regnetx_client.grpc import AsyncGrpcClient, GrpcClient
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -81,11 +82,19 @@ async def test_calls_in_flight_together_get_their_own_answers_over_one_connectio
 
 @both
 def test_an_answer_larger_than_grpcs_default_limit_is_read(classify_batch: Callable) -> None:
+    labels = ["x" * 8000] * 600
     with pipeline() as server:
-        label = "x" * (5 << 20)
-        server.respond = lambda *_: wire.Response(key=["label", "prob"], value=[str([label]), "[1.0]"])
-        (row,) = classify_batch(server.address, [IMAGE])
-    assert row[0].label == label
+        server.respond = lambda *_: wire.Response(key=["label", "prob"], value=[str(labels), str([1.0] * 600)])
+        rows = classify_batch(server.address, [IMAGE] * 600)
+    assert [row[0].label for row in rows] == labels
+
+
+@both
+def test_an_answer_larger_than_what_was_asked_can_have_is_refused(classify_batch: Callable) -> None:
+    with pipeline() as server:
+        server.respond = lambda *_: wire.Response(key=["label", "prob"], value=["['a']", "[1.0]" + " " * (1 << 21)])
+        with pytest.raises(ProtocolError, match=r"longer than 1056768 bytes$"):
+            classify_batch(server.address, [IMAGE])
 
 
 # --- readiness, arguments, the extra -------------------------------------------------------------

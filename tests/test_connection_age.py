@@ -12,7 +12,7 @@ import time
 import grpc
 import pytest
 from calling import BODY, METHOD, TEXT, connect
-from running import configuration, serving, wait_for
+from running import quick, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from service.native.http_protocol import AGE_SPREAD, bounded
@@ -25,7 +25,7 @@ PACKET = wire.Request(key=["image"], value=[TEXT]).SerializeToString()
 
 @pytest.fixture(scope="module")
 def aging_service(digits_model, tmp_path_factory):
-    config = configuration(digits_model, native={"max_connection_age_ms": AGE_MS})
+    config = quick(digits_model, native={"max_connection_age_ms": AGE_MS})
     with serving(tmp_path_factory.mktemp("aging"), config) as running:
         yield running
 

@@ -16,7 +16,7 @@ import pytest
 from running import ROOT
 
 from service.native.batcher import Batcher, Engines, RunMeter
-from service.native.engine_process import EngineServer
+from service.native.engine_process import BrokenError, EngineServer
 from service.native.frontend_link import FrontendLink
 from service.native.metric_block import Block
 from service.native.metrics import BATCH_SIZE, RUNNING_IMAGES, STAGE_SECONDS, Stage, cell_of
@@ -343,6 +343,43 @@ def test_a_frontend_that_does_not_read_its_answers_keeps_nobody_waiting_and_gets
         assert hear(standing, many) == [(ticket % LAYOUT.slots, Status.DONE, ticket) for ticket in range(many)]
         standing.send(pack([(0, Status.WAITING, many)]))
         assert hear(standing, 1) == [(0, Status.DONE, many)]
+
+
+class Failing:
+    """A batcher whose runs fail as told."""
+
+    def __init__(self, *fails):
+        self.frontends, self.failed_runs, self.fails = set(), 0, list(fails)
+
+    def wait_for(self):
+        return 0.0
+
+    def run_next(self):
+        self.failed_runs = self.failed_runs + 1 if self.fails.pop(0) else 0
+
+
+def test_an_engine_whose_runs_fail_thrice_in_a_row_ends_for_another_to_begin_anew(block):
+    batcher = Failing(True, True, False, True, True, True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("")
+        listener.listen()
+        supervisor, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with supervisor, control, pytest.raises(BrokenError, match="the last 3 runs of the model have failed"):
+            EngineServer(batcher, listener, control, Vitals(block)).run()
+    assert batcher.fails == []
+
+
+def test_a_batch_that_finds_no_memory_fails_and_is_counted_until_one_succeeds(batcher, peer, engine):
+    right = engine.answer
+
+    def no_memory(batch):
+        raise MemoryError
+
+    for answer, failed in ((no_memory, 1), (no_memory, 2), (right, 0)):
+        engine.answer = answer
+        peer.submit(0)
+        batcher.run_next()
+        assert batcher.failed_runs == failed
 
 
 STUCK = """

@@ -212,30 +212,27 @@ def test_devices_are_nothing_to_an_engine_on_the_cpu(model):
     assert config.regnet.local_service_conf.gpus == ()
 
 
-@pytest.mark.parametrize(
-    ("engine", "local", "message"),
-    [
-        ("paddle", {"device_type": 2, "precision": "fp16"}, "2 (GPU with TensorRT), but the installed paddlepaddle"),
-        ("onnxruntime", {"device_type": 2}, "accepted: 0, or install onnxruntime-gpu and TensorRT"),
-        ("auto", {"device_type": 2}, "2 (GPU with TensorRT), but the installed paddlepaddle"),
-        ("paddle", {"device_type": 1, "devices": "0,1"}, "op.*.concurrency: 1 leaves a GPU idle"),
-        (
-            "paddle",
-            {"device_type": 3},
-            "device_type: 3 is not built in with native.engine: paddle; accepted: 0 (CPU), 1",
-        ),
-    ],
-)
-def test_a_service_that_cannot_have_its_gpu_ends_with_one_sentence(engine, local, message, model, tmp_path):
-    (tmp_path / "config.yml").write_text(
-        yaml.safe_dump(configuration(model.program.parent, native={"engine": engine}, local=local))
-    )
-    process = start(["serve", "--config", str(tmp_path / "config.yml")], stderr=-1)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
-    [sentence] = [line for line in said.splitlines() if line.startswith("regnetx: ")]
-    assert message in sentence
-    assert "Traceback" not in said
+GPUS_THAT_ARE_NOT_THERE = [
+    ("paddle", {"device_type": 1, "devices": "0"}, "device_type: 1 (GPU), but the installed paddlepaddle"),
+    ("paddle", {"device_type": 2, "precision": "fp16"}, "2 (GPU with TensorRT), but the installed paddlepaddle"),
+    ("onnxruntime", {"device_type": 2}, "accepted: 0, or install onnxruntime-gpu and TensorRT"),
+    ("auto", {"device_type": 2}, "2 (GPU with TensorRT), but the installed paddlepaddle"),
+    ("paddle", {"device_type": 1, "devices": "0,1"}, "op.*.concurrency: 1 leaves a GPU idle"),
+    ("paddle", {"device_type": 3}, "device_type: 3 is not built in with native.engine: paddle; accepted: 0 (CPU), 1"),
+]
+
+
+def test_a_service_that_cannot_have_its_gpu_ends_with_one_sentence(model, tmp_path):
+    processes = []
+    for number, (engine, local, _) in enumerate(GPUS_THAT_ARE_NOT_THERE):
+        file = tmp_path / f"{number}.yml"
+        file.write_text(yaml.safe_dump(configuration(model.program.parent, native={"engine": engine}, local=local)))
+        processes.append(start(["serve", "--config", str(file)], stderr=-1))
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    for (_, _, message), (said, status) in zip(GPUS_THAT_ARE_NOT_THERE, ended, strict=True):
+        [sentence] = [line for line in said.splitlines() if line.startswith("regnetx: ")]
+        assert status == 2 and message in sentence
+        assert "Traceback" not in said
 
 
 def test_what_is_asked_of_a_gpu_can_be_set_by_the_environment(tmp_path):

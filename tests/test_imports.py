@@ -29,8 +29,14 @@ ROOMS = [
     ("service.contract.answers", INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"}),
     ("service.contract.unpack", INFERENCE | SERVERS | {"service.engines", "service.native", "serving_models"}),
     ("service.engines", INFERENCE | SERVERS | {"asyncio", "service.native", "service.contract", "serving_models"}),
-    ("service.native.frontend", INFERENCE | {"service.engines", "serving_models", "prometheus_client"}),
-    ("service.native.supervisor", INFERENCE | SERVERS | {"service.engines", "service.contract", "cv2", "numpy"}),
+    (
+        "service.native.frontend",
+        INFERENCE | {"service.engines", "serving_models", "prometheus_client", "opentelemetry"},
+    ),
+    (
+        "service.native.supervisor",
+        INFERENCE | SERVERS | {"service.engines", "service.contract", "cv2", "numpy", "opentelemetry"},
+    ),
     ("service.native.admin", INFERENCE | {"grpc", "service.engines", "service.contract", "cv2", "numpy"}),
     ("service.native.engine_process", SERVERS | {"service.contract", "service.native.dispatch", "prometheus_client"}),
     (

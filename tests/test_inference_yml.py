@@ -65,6 +65,31 @@ def test_labels_may_stand_in_a_file_beside_it(tmp_path: Path) -> None:
     assert feeding(tmp_path, text).labels == ("a", "b c")
 
 
+@pytest.mark.parametrize("name", ["below/labels.txt", "link.txt", "{folder}/below/labels.txt", "below/../link.txt"])
+def test_a_label_file_lies_in_the_folder_or_below_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/labels.txt").write_text("a\nb\n")
+    (tmp_path / "link.txt").symlink_to("below/labels.txt")
+
+    text = f"PostProcess: {{Topk: {{class_id_map_file: {name.format(folder=tmp_path)}}}}}"
+    assert feeding(tmp_path, text).labels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../labels.txt", "link.txt", "circle.txt", "below/link/labels.txt", '"\\0"']
+)
+def test_no_other_file_of_the_machine_becomes_labels(tmp_path: Path, name: str) -> None:
+    model = tmp_path / "model"
+    (model / "below").mkdir(parents=True)
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    (model / "link.txt").symlink_to(tmp_path / "labels.txt")
+    (model / "circle.txt").symlink_to("circle.txt")
+    (model / "below/link").symlink_to(tmp_path)
+
+    with pytest.raises(ModelError, match=r"accepted is a file in the folder of inference\.yml"):
+        feeding(model, f"PostProcess: {{Topk: {{class_id_map_file: {name}}}}}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -18,6 +18,7 @@ from service.native.engine_link import EngineLink
 from service.native.listen import engine_listener
 from service.native.metric_block import Block
 from service.native.metrics import STAGE_SECONDS, Stage, cell_of
+from service.native.same_model import note_files, share_model
 from service.native.slots import SlotLayout, SlotMemory
 from service.native.supervised import Child
 from service.ops.model import load_model
@@ -33,10 +34,11 @@ async def engines(config):
     memory = SlotMemory.create(SlotLayout(CALLERS, model.height, model.width, model.classes))
     block = Block.create()
     listeners = [engine_listener() for _ in range(config.regnet.concurrency)]
-    order = {"config": config.model_dump_json(by_alias=True)}
+    facts = share_model(model)
+    order = {"config": config.model_dump_json(by_alias=True), "model": facts, "files": note_files(config, model)}
     children = [
-        Child("engine", number, {**order, "instance": number, "listener": listener.fileno()}, (listener.fileno(),))
-        for number, listener in enumerate(listeners)
+        Child("engine", number, {**order, "instance": number, "listener": fd}, (fd, facts))
+        for number, fd in enumerate(listener.fileno() for listener in listeners)
     ]
     links = [EngineLink(listener.getsockname(), memory) for listener in listeners]
     dispatcher = Dispatcher(memory, links, block)
@@ -59,8 +61,8 @@ async def engines(config):
         for listener in listeners:
             listener.close()
         memory.close()
-        for one in (block, *(child.block for child in children)):
-            os.close(one.descriptor)
+        for descriptor in (facts, *(one.descriptor for one in (block, *(child.block for child in children)))):
+            os.close(descriptor)
 
 
 async def ask(dispatcher, times):

@@ -17,7 +17,7 @@ import pytest
 from calling import BODY, METHOD, TEXT, Call, in_flight, infer, stopped
 from image_files import FILES
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
-from running import ROOT, configuration, serving, wait_for
+from running import ROOT, configuration, quick, serving, wait_for
 from scraping import ADMIN, Scrape, ask
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -263,7 +263,7 @@ def test_images_are_counted_by_format(metered):
 
 SHAPE = {"build_dag_each_worker": True, "worker_num": 3, "op": {"concurrency": 2, "batch_size": 4}}
 IN_FLIGHT = 24
-REQUESTS = 2000
+REQUESTS = 900
 IMAGES_OF_ONE = 2
 
 
@@ -297,7 +297,7 @@ async def ask_all(service):
 
 
 def test_with_several_frontends_and_engines_every_request_and_image_is_counted_exactly_once(digits_model, tmp_path):
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN, **SHAPE)) as service:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN, **SHAPE)) as service:
         asyncio.run(ask_all(service))
         wait_for(lambda: Scrape(service)("regnetx_slots_in_use") == 0)
         found = settled(service)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from running import ROOT
 
-from service.config import Config, load_config, settings
+from service.config import Config, Native, load_config, settings
 from service.errors import ConfigError
+from service.native import tokens
 from service.ops.model import Model, load_model
-from service.paddle_serving.pipeline_config import pipeline_config
+from service.paddle_serving.pipeline_config import TOKENS_VARIABLE, pipeline_config, refuse_closed_doors
 
 
 @pytest.fixture
@@ -103,6 +104,64 @@ def test_devices_without_numbers_are_refused(model, device_type):
         pipeline_config(config_of(local={"device_type": device_type}), model)
     numbered = config_of(local={"device_type": device_type, "devices": "0,1"})
     assert pipeline_config(numbered, model)["op"]["imagenet"]["local_service_conf"]["devices"] == "0,1"
+
+
+TLS = {"tls_certificate": "a.crt", "tls_key": "a.key"}
+
+
+@pytest.mark.parametrize(
+    ("native", "environment", "named"),
+    [
+        (TLS, {}, "native.tls_certificate: 'a.crt' is not"),
+        ({**TLS, "tls_client_ca": "ca.crt"}, {}, "native.tls_certificate: 'a.crt' is not"),
+        ({"tokens_file": "tokens"}, {}, "native.tokens_file: 'tokens' is not"),
+        ({}, {TOKENS_VARIABLE: "a-token-of-sixteen-letters"}, "environment: REGNETX_TOKENS is not"),
+        ({}, {TOKENS_VARIABLE: ""}, "environment: REGNETX_TOKENS is not"),
+    ],
+    ids=["TLS", "mutual TLS", "a file of tokens", "tokens in the environment", "no token in the environment"],
+)
+def test_doors_that_stock_cannot_close_are_refused_and_no_token_is_written(native, environment, named):
+    with pytest.raises(
+        ConfigError, match="not accepted by the stock runtime, which has neither TLS nor tokens"
+    ) as error:
+        refuse_closed_doors(Native.model_validate(native), environment)
+    assert str(error.value).startswith(named) and "a-token" not in str(error.value)
+
+
+def test_open_doors_are_not_refused_and_the_variable_of_tokens_is_that_of_the_native_runtime():
+    refuse_closed_doors(load_config(ROOT / "config.yml", {}).native, {"REGNETX_TOKEN": "of a client"})
+    assert TOKENS_VARIABLE == tokens.VARIABLE
+
+
+CPU, GPU, TENSORRT, LITE = {"device_type": 0}, {"device_type": 1}, {"device_type": 2}, {"device_type": 3}
+
+
+@pytest.mark.parametrize(
+    ("device", "accepted"),
+    [
+        (CPU, {"fp32", "bf16"}),
+        ({}, {"fp32", "bf16"}),
+        ({**CPU, "use_mkldnn": False}, {"fp32", "bf16"}),
+        ({**CPU, "ir_optim": False}, {"fp32"}),
+        ({**GPU, "devices": "0"}, {"fp32"}),
+        ({"devices": "0"}, {"fp32"}),
+        ({**TENSORRT, "devices": "0"}, {"fp32", "fp16", "int8"}),
+        (LITE, {"fp32", "fp16", "bf16", "int8"}),
+    ],
+    ids=["CPU", "by devices", "no oneDNN", "no ir_optim", "GPU", "GPU by devices", "TensorRT", "another library"],
+)
+def test_a_precision_that_stock_would_not_compute_with_is_refused(model, device, accepted):
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        config = config_of(local={**device, "precision": precision})
+        if precision in accepted:
+            made = pipeline_config(config, model)["op"]["imagenet"]["local_service_conf"]
+            assert made["precision"] == precision
+            continue
+        with pytest.raises(
+            ConfigError, match=rf"precision: {precision} is not accepted by the stock runtime on "
+        ) as error:
+            pipeline_config(config, model)
+        assert set(str(error.value).rpartition("accepted: ")[2].split(", ")) == accepted
 
 
 def test_the_migration_guide_has_every_key_of_the_configuration():

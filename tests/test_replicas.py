@@ -115,7 +115,7 @@ def test_connections_that_a_replica_ends_for_their_age_cost_no_call(replicas: Re
     [aging] = replicas.start(AGING, max_connection_age_ms=200)
     with under_load(clients_of([aging.url], [aging.rpc], retries=0)) as loads:
         began = time.monotonic()
-        wait_for(lambda: all(load.hosts(began + 2).total() >= 20 for load in loads.values()))
+        wait_for(lambda: all(load.hosts(began + 1).total() >= 20 for load in loads.values()))
     for load in loads.values():
         assert load.errors == []
         assert [one for one in load.outcomes if one.label != one.expected] == []
@@ -149,7 +149,8 @@ def test_what_a_full_replica_refuses_is_answered_by_another(replicas: ReplicaSet
             for opened in clients_of(urls, addresses, retries=0).values():
                 with pytest.raises(Overloaded):
                     answers(opened, 30)
-            for opened in clients_of(urls, addresses).values():
+            # More retries than the usual two: gRPC may not have reached the free one yet, and then chooses blindly.
+            for opened in clients_of(urls, addresses, retries=8).values():
                 got = answers(opened, 30)
                 assert got == [(expected, f"{expected}@{free}") for expected, _ in got]
         assert call.result()[0].label == f"{SAMPLES[0][1]}@{SMALL}"

@@ -10,7 +10,7 @@ from base64 import b64encode
 
 import proxy
 import pytest
-from running import configuration, serving
+from running import quick, serving
 from stock import free_ports
 
 from serving_models.bundled.digits.held_out import held_out
@@ -73,4 +73,4 @@ def test_a_rolling_restart_loses_no_request(digits_model, tmp_path):
 
 def config(model, port):
     """Without a delay, in which a proxy could notice; it is the harder case."""
-    return {**configuration(model, native={"drain_delay_ms": 0}), "http_port": port}
+    return {**quick(model, native={"drain_delay_ms": 0}), "http_port": port}

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import yaml
 from calling import METHOD, TEXT, infer
-from running import configuration, serving, start
+from running import configuration, quick, serving, start
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 
@@ -58,11 +58,6 @@ def test_a_port_of_another_running_service_is_named(tmp_path, digits_model, serv
     assert "Address already in use" in refusal(tmp_path, configuration(digits_model, rpc_port=port))
 
 
-def test_a_device_that_this_build_has_not_is_refused(tmp_path, digits_model):
-    err = refusal(tmp_path, configuration(digits_model, local={"device_type": 1, "devices": "0"}))
-    assert "device_type: 1 (GPU), but the installed paddlepaddle" in err
-
-
 def test_a_model_that_cannot_warm_up_never_becomes_ready(tmp_path, digits_model):
     model = tmp_path / "nine"
     shutil.copytree(digits_model.parent, model)
@@ -85,7 +80,7 @@ def test_a_damaged_program_is_refused(tmp_path, digits_model):
 
 @pytest.mark.parametrize("door", ["http_port", "rpc_port"])
 def test_one_door_alone_is_enough(tmp_path, digits_model, door):
-    config = configuration(digits_model)
+    config = quick(digits_model)
     del config["rpc_port" if door == "http_port" else "http_port"]
     with serving(tmp_path, config) as service:
         assert bool(service.http) is (door == "http_port")
@@ -100,6 +95,6 @@ def test_one_door_alone_is_enough(tmp_path, digits_model, door):
 
 
 def test_the_op_of_a_paddleclas_configuration_names_the_service(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model, name="imagenet")) as service:
+    with serving(tmp_path, quick(digits_model, name="imagenet")) as service:
         assert "/imagenet/prediction" in service.prediction_url
         infer(service)

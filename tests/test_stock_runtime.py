@@ -185,6 +185,11 @@ def test_what_both_runtimes_share_runs_on_python_3_9_and_needs_no_server(module)
         ({"http_port": 80}, "http_port: 80 is not accepted by the stock runtime; accepted: 1024 to 65535"),
         ({"rpc_port": 0}, "rpc_port: 0 is not accepted by the stock runtime; accepted: 1024 to 65535"),
         ({"local": {"device_type": 1}}, "devices: '' is not accepted by the stock runtime beside device_type 1"),
+        (
+            {"local": {"precision": "int8"}},
+            "precision: int8 is not accepted by the stock runtime on the CPU, where it would",
+        ),
+        ({"native": {"tokens_file": "/gone"}}, "native.tokens_file: '/gone' is not accepted by the stock runtime"),
         ({"rpc_prt": 1}, "rpc_prt: unknown key, did you mean rpc_port?"),
         ({"local": {"model_config": "/gone"}}, "/gone: no such directory, accepted: serving_models/<name>"),
     ],

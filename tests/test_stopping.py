@@ -10,11 +10,11 @@ import grpc
 import yaml
 from calling import all_processes, get, in_flight, infer, is_refused, ports_are_free, stopped
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running import children_of, configuration, is_alive, serving, start, wait_for, wait_until_ready
+from running import children_of, is_alive, quick, serving, start, wait_for, wait_until_ready
 
 
 def test_sigterm_is_first_not_ready_then_finishes_what_is_in_flight_then_exit_0(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model, native={"drain_delay_ms": 1500})) as service:
+    with serving(tmp_path, quick(digits_model, native={"drain_delay_ms": 1500})) as service:
         processes = all_processes(service)
         with stopped(*service.children()["engine"]):
             [call] = in_flight(service)
@@ -33,7 +33,7 @@ def test_sigterm_is_first_not_ready_then_finishes_what_is_in_flight_then_exit_0(
 
 
 def test_a_connection_that_comes_while_it_drains_is_refused_not_left_waiting(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model)) as service:
+    with serving(tmp_path, quick(digits_model)) as service:
         with stopped(*service.children()["engine"]):
             [call] = in_flight(service)
             service.process.send_signal(signal.SIGTERM)
@@ -44,7 +44,7 @@ def test_a_connection_that_comes_while_it_drains_is_refused_not_left_waiting(tmp
 
 
 def test_what_cannot_be_finished_in_time_is_answered_with_err_no_3001(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model, native={"drain_timeout_ms": 300})) as service:
+    with serving(tmp_path, quick(digits_model, native={"drain_timeout_ms": 300})) as service:
         with stopped(*service.children()["engine"]):
             [call] = in_flight(service)
             service.process.send_signal(signal.SIGTERM)
@@ -55,7 +55,7 @@ def test_what_cannot_be_finished_in_time_is_answered_with_err_no_3001(tmp_path, 
 
 def test_ctrl_c_reaches_the_whole_group_and_is_a_clean_stop(tmp_path, digits_model):
     file = tmp_path / "config.yml"
-    file.write_text(yaml.safe_dump(configuration(digits_model)))
+    file.write_text(yaml.safe_dump(quick(digits_model)))
     process = start(["serve", "--config", str(file)], start_new_session=True, stderr=subprocess.PIPE)
     service = wait_until_ready(process)
     processes = all_processes(service)
@@ -70,7 +70,7 @@ def test_ctrl_c_reaches_the_whole_group_and_is_a_clean_stop(tmp_path, digits_mod
 
 def test_sigterm_while_it_starts_leaves_nothing_behind(tmp_path, digits_model):
     file = tmp_path / "config.yml"
-    file.write_text(yaml.safe_dump(configuration(digits_model)))
+    file.write_text(yaml.safe_dump(quick(digits_model)))
     process = start(["serve", "--config", str(file)], stderr=subprocess.PIPE)
     wait_for(lambda: len(children_of(process.pid)) == 2)
     children = children_of(process.pid)

@@ -12,12 +12,12 @@ import httpx
 import numpy as np
 import pytest
 from offline import probabilities
-from running import configuration, serving
+from running import configuration, quick, serving
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from serving_models.bundled.digits.held_out import held_out
 
-REQUESTS = 4000
+REQUESTS = 1500  # of each shape
 IN_FLIGHT = 48
 CLASSES = 10
 METHOD = "/baidu.paddle_serving.pipeline_serving.PipelineService/inference"
@@ -83,16 +83,19 @@ async def by_grpc(method, keys, texts):
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [{}, {"build_dag_each_worker": True, "worker_num": 2, "op": {"concurrency": 2}, "local": {"thread_num": 2}}],
-    ids=["one of each", "two frontends, two engines"],
+    ("configured", "shape"),
+    [
+        (configuration, {}),
+        (quick, {"build_dag_each_worker": True, "worker_num": 2, "op": {"concurrency": 2}, "local": {"thread_num": 2}}),
+    ],
+    ids=["one of each, Paddle", "two frontends, two engines, ONNX Runtime"],
 )
-async def test_every_answer_belongs_to_its_own_request(digits_model, tmp_path, expected, shape):
+async def test_every_answer_belongs_to_its_own_request(digits_model, tmp_path, expected, configured, shape):
     generator = random.Random(7)
     requests = [draw(generator, expected) for _ in range(REQUESTS)]
     slots = IN_FLIGHT * 12  # enough that nothing is refused
     answered = 0
-    with serving(tmp_path, configuration(digits_model, native={"slots": slots}, **shape)) as service:
+    with serving(tmp_path, configured(digits_model, native={"slots": slots}, **shape)) as service:
         queue = iter(enumerate(requests))
         limits = httpx.Limits(max_connections=IN_FLIGHT)
         async with (

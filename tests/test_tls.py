@@ -19,7 +19,7 @@ from calling import BODY
 from certificates import Pair, authority, signed
 from client_command import COMMAND, ENVIRONMENT
 from guarded import SECONDS, call, caller_context, channel, connection, guarded, post
-from running import ROOT, configuration, wait_for
+from running import ROOT, quick, wait_for
 from scraping import ADMIN
 
 from regnetx_client import ConnectionFailed
@@ -73,7 +73,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mutual(digits_model, tmp_path_factory, files):
     native = {**files.native(), "max_connections": MOST, "read_timeout_ms": 3000}
-    config = configuration(digits_model, native=native, dag=ADMIN, worker_num=1)
+    config = quick(digits_model, native=native, dag=ADMIN, worker_num=1)
     with guarded(tmp_path_factory.mktemp("mutual"), config) as running:
         yield running
 
@@ -331,7 +331,7 @@ def test_another_authority_of_callers_lets_others_in_and_no_longer_the_former(se
 def test_an_expired_certificate_is_refused_before_anything_starts(digits_model, files, tmp_path):
     expired = signed(tmp_path, "expired", files.ours, days=-1)
     native = {"tls_certificate": str(expired.certificate), "tls_key": str(expired.key)}
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(configuration(digits_model, native=native)))
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(quick(digits_model, native=native)))
     result = subprocess.run(
         [sys.executable, "-m", "service", "serve", "--config", str(tmp_path / "config.yml")],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
@@ -376,6 +376,6 @@ def test_files_that_do_not_fit_are_named(files, tmp_path):
 )
 def test_half_of_tls_is_refused(tmp_path, given, words):
     file = tmp_path / "config.yml"
-    file.write_text(yaml.safe_dump(configuration(tmp_path, native=given)))
+    file.write_text(yaml.safe_dump(quick(tmp_path, native=given)))
     with pytest.raises(ConfigError, match=words):
         load_config(file, {})

@@ -16,7 +16,7 @@ from calling import BODY
 from client_command import COMMAND, ENVIRONMENT
 from grpc_health.v1 import health_pb2
 from guarded import SECONDS, call, channel, guarded, post
-from running import ROOT, configuration, wait_for
+from running import ROOT, quick, wait_for
 from scraping import ADMIN, Scrape
 
 from regnetx_client import BadRequest, Client
@@ -42,7 +42,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def closed(digits_model, tmp_path_factory, file):
-    config = configuration(
+    config = quick(
         digits_model, native={"tokens_file": str(file), "access_log": True, "log_format": "json"},
         dag=ADMIN,
     )  # fmt: skip
@@ -192,7 +192,7 @@ def test_tokens_are_renewed_and_a_broken_file_changes_nothing(closed, service, f
 
 
 def test_check_prints_no_token(digits_model, tmp_path, file):
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(configuration(digits_model, native={"tokens_file": str(file)})))
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(quick(digits_model, native={"tokens_file": str(file)})))
     result = subprocess.run(
         [sys.executable, "-m", "service", "check", "--config", str(tmp_path / "config.yml")],
         cwd=ROOT, capture_output=True, text=True, timeout=60, env={**ENVIRONMENT, VARIABLE: OF_ENVIRONMENT},

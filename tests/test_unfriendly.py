@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import os
-import shutil
 import signal
 import socket
 import threading
 
 import grpc
 import yaml
-from calling import BODY, METHOD, TEXT, get, infer, stopped
+from calling import BODY, METHOD, TEXT, answers, free_port, get, infer, stopped
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from running import children_of, configuration, serving, start, wait_for, wait_until_ready
+from running import children_of, configuration, quick, serving, start, wait_for, wait_until_ready
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def answers(port, path="/healthz"):
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except OSError:
-        return None
-    finally:
-        connection.close()
 
 
 def launch(tmp_path, config, **options):
@@ -42,6 +24,7 @@ def launch(tmp_path, config, **options):
 
 def test_callers_that_are_early_do_not_keep_the_service_from_getting_ready(tmp_path, digits_model):
     port = free_port()
+    # With an engine that takes its time: callers must find the door open before it is ready.
     process = launch(tmp_path, {**configuration(digits_model, native={"slots": 1}), "http_port": port})
     wait_for(lambda: answers(port) == 200)
     assert answers(port, "/readyz") == 503
@@ -71,7 +54,7 @@ def test_callers_that_are_early_do_not_keep_the_service_from_getting_ready(tmp_p
 
 def test_the_service_serves_although_nobody_reads_its_ready_line(tmp_path, digits_model):
     port = free_port()
-    process = launch(tmp_path, {**configuration(digits_model), "http_port": port})
+    process = launch(tmp_path, {**quick(digits_model), "http_port": port})
     process.stdout.close()
     wait_for(lambda: answers(port, "/readyz") == 200)
     engines_and_frontends = children_of(process.pid)
@@ -80,26 +63,8 @@ def test_the_service_serves_although_nobody_reads_its_ready_line(tmp_path, digit
     assert process.wait(60) == 0
 
 
-def test_the_log_says_why_an_engine_does_not_come_back(tmp_path, digits_model, capfd):
-    model = tmp_path / "model"
-    shutil.copytree(digits_model.parent, model)
-    with serving(tmp_path, configuration(model / "serving_server")) as service:
-        shutil.move(model / "serving_server/inference.pdiparams", tmp_path / "kept")
-        [engine] = service.children()["engine"]
-        capfd.readouterr()
-        log = []
-        os.kill(engine, signal.SIGKILL)
-        wait_for(lambda: log.append(capfd.readouterr().err) or "inference.pdiparams" in "".join(log))
-        assert "engine 0 ended with exit code 1 (" in "".join(log)
-        assert get(service, "/healthz") == 200
-        shutil.move(tmp_path / "kept", model / "serving_server/inference.pdiparams")
-        wait_for(lambda: get(service, "/readyz") == 200, 60)
-        infer(service)
-        assert service.stop() == 0
-
-
 def test_a_caller_that_never_sends_its_body_does_not_keep_the_service_from_stopping(tmp_path, digits_model, capfd):
-    with serving(tmp_path, configuration(digits_model, native={"drain_timeout_ms": 300})) as service:
+    with serving(tmp_path, quick(digits_model, native={"drain_timeout_ms": 300})) as service:
         host, port = service.http.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as caller:
             caller.sendall(b"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
@@ -115,7 +80,7 @@ def test_a_caller_that_never_sends_its_body_does_not_keep_the_service_from_stopp
 def test_a_watcher_of_health_does_not_hold_up_a_stop_and_what_is_in_flight_is_answered(tmp_path, digits_model):
     endless = {"drain_timeout_ms": 600_000}
     with (
-        serving(tmp_path, configuration(digits_model, native=endless)) as service,
+        serving(tmp_path, quick(digits_model, native=endless)) as service,
         grpc.insecure_channel(service.rpc) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())

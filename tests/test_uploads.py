@@ -16,7 +16,7 @@ from calling import METHOD
 from forms import FORM, form, part
 from image_files import FILES
 from photographs import encode, picture
-from running import configuration, serving, wait_for
+from running import quick, serving, wait_for
 from scraping import ADMIN, Scrape
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -31,7 +31,7 @@ OCTETS = "application/octet-stream"
 def narrow(digits_model, tmp_path_factory):
     """Few slots and small limits, and metrics."""
     limits = {"slots": 4, "max_body_bytes": 65536, "max_image_bytes": 20000, "max_image_pixels": 10000}
-    config = configuration(digits_model, native=limits, dag=ADMIN)
+    config = quick(digits_model, native=limits, dag=ADMIN)
     with serving(tmp_path_factory.mktemp("narrow"), config) as running:
         yield running
 

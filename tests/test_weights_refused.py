@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from service.errors import ModelError
-from serving_models import weights
+from serving_models import restricted_pickle, weights
 
 
 class Call:
@@ -87,6 +87,28 @@ def test_a_codec_other_than_that_of_pickled_bytes_is_refused(tmp_path):
     path = tmp_path / "w.pdparams"
     path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.")
     assert "the codec 'rot13'" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("put", "index"),
+    [(b"r\xff\xff\xff\xff", 2**32 - 1), (b"p2147483647\n", 2**31 - 1), (b"p-1\n", -1), (b"q\xff", 255)],
+    ids=["four bytes", "a decimal", "below 0", "one byte"],
+)
+def test_a_memo_that_would_take_memory_without_bound_is_refused(tmp_path, put, index):
+    content = pickle.dumps({"a": np.zeros(3, np.float32)}, 2)
+    assert content.count(b"q\x01") == 1
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(content.replace(b"q\x01", put))
+    assert refusal(path).startswith(f"refers to the index {index} of its memo after ")
+
+
+def test_a_pickle_of_endless_opcodes_is_given_up(tmp_path, monkeypatch):
+    content = pickle.dumps({"a": np.zeros(3, np.float32)})
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(content[:-1] + b"N0" * 30 + b".")
+    assert list(weights.read_weights(path)) == ["a"]
+    monkeypatch.setattr(restricted_pickle, "MOST_OPCODES", 60)
+    assert "damaged or cut short (more than 60 opcodes)" in refusal(path)
 
 
 # --- damaged and foreign files ---

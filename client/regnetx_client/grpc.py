@@ -23,6 +23,7 @@ from regnetx_client.protocol import (
     TOP_K,
     Answer,
     Question,
+    check_size,
     predictions_from,
     question_for,
 )
@@ -153,7 +154,7 @@ class GrpcClient:
         response, told = self._send(question, deadline, binary=binary)
         if _again(self._uploads, self._forms, response, told, binary=binary):
             response, _ = self._send(question, deadline, binary=False)
-        return predictions_from(_answer(response), question)
+        return predictions_from(_answer(response, question), question)
 
     def _send(self, question: Question, deadline: Deadline, *, binary: bool) -> tuple[wire.Response, Any]:
         request = _request(question, self._service, self._method, binary=binary)
@@ -258,7 +259,7 @@ class AsyncGrpcClient:
         response, told = await self._send(stub, question, deadline, binary=binary)
         if _again(self._uploads, self._forms, response, told, binary=binary):
             response, _ = await self._send(stub, question, deadline, binary=False)
-        return predictions_from(_answer(response), question)
+        return predictions_from(_answer(response, question), question)
 
     async def _send(
         self, stub: Any, question: Question, deadline: Deadline, *, binary: bool
@@ -358,5 +359,6 @@ def _again(uploads: Uploads, forms: Forms, response: wire.Response, told: Any, *
     return uploads.again(forms, binary=binary, offered=offered, unread=response.err_no in _UNREAD)
 
 
-def _answer(response: wire.Response) -> Answer:
+def _answer(response: wire.Response, question: Question) -> Answer:
+    check_size(response.ByteSize(), question.most_answer_bytes)
     return Answer(response.err_no, response.err_msg, dict(zip(response.key, response.value)))

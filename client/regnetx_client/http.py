@@ -19,7 +19,6 @@ from regnetx_client.http_errors import translated
 from regnetx_client.http_messages import (
     Reply,
     answer_from,
-    check_size,
     content_of,
     headers_for,
     is_unread,
@@ -29,7 +28,7 @@ from regnetx_client.http_messages import (
 )
 from regnetx_client.images import ImageLike
 from regnetx_client.predictions import Prediction
-from regnetx_client.protocol import Question, predictions_from, question_for
+from regnetx_client.protocol import ANSWER_BYTES, Question, check_size, predictions_from, question_for
 from regnetx_client.replicas import Replica
 from regnetx_client.retry import retried, retried_async
 from regnetx_client.security import PathLike, authorization, tls_context
@@ -145,7 +144,7 @@ class Client:
     def _send(self, question: Question, endpoint: Endpoint, deadline: Deadline, *, binary: bool) -> Reply:
         headers = headers_for(question, deadline.remaining(), binary=binary)
         request = _post(self._http, endpoint, self._path, headers, content_of(question, binary=binary))
-        return self._exchange(request, endpoint, deadline)
+        return self._exchange(request, endpoint, deadline, question.most_answer_bytes)
 
     def _find(self, deadline: Deadline) -> None:
         """Waits until an address is known, where that has to be looked for."""
@@ -156,12 +155,12 @@ class Client:
 
     def _says_ready(self, endpoint: Endpoint, deadline: Deadline) -> bool:
         try:
-            raise_for(self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline))
+            raise_for(self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline, ANSWER_BYTES))
         except (ConnectionFailed, Unavailable):
             return False
         return True
 
-    def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline) -> Reply:
+    def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline, most: int) -> Reply:
         _hold_to(deadline, self._connect, request)
         body = bytearray()
         with translated(str(endpoint), deadline):
@@ -170,7 +169,7 @@ class Client:
                 for chunk in response.iter_bytes():
                     deadline.remaining()
                     body += chunk
-                    check_size(body)
+                    check_size(len(body), most)
             finally:
                 response.close()
         return Reply(response.status_code, response.headers, bytes(body))
@@ -267,7 +266,8 @@ class AsyncClient:
         else:
             content = content_of(question, binary=binary)
         headers = headers_for(question, deadline.remaining(), binary=binary)
-        return await self._exchange(_post(self._http, endpoint, self._path, headers, content), endpoint, deadline)
+        request = _post(self._http, endpoint, self._path, headers, content)
+        return await self._exchange(request, endpoint, deadline, question.most_answer_bytes)
 
     async def _find(self, deadline: Deadline) -> None:
         running = self._balancer.refresh()
@@ -281,24 +281,24 @@ class AsyncClient:
 
     async def _says_ready(self, endpoint: Endpoint, deadline: Deadline) -> bool:
         try:
-            raise_for(await self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline))
+            raise_for(await self._exchange(_get(self._http, endpoint, "/readyz"), endpoint, deadline, ANSWER_BYTES))
         except (ConnectionFailed, Unavailable):
             return False
         return True
 
-    async def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline) -> Reply:
+    async def _exchange(self, request: httpx.Request, endpoint: Endpoint, deadline: Deadline, most: int) -> Reply:
         left = deadline.remaining()
         request.extensions["timeout"] = _steps(left, self._connect)
         with translated(str(endpoint), deadline):
-            return await asyncio.wait_for(self._read(request), left)
+            return await asyncio.wait_for(self._read(request, most), left)
 
-    async def _read(self, request: httpx.Request) -> Reply:
+    async def _read(self, request: httpx.Request, most: int) -> Reply:
         body = bytearray()
         response = await self._http.send(request, stream=True)
         try:
             async for chunk in response.aiter_bytes():
                 body += chunk
-                check_size(body)
+                check_size(len(body), most)
         finally:
             await response.aclose()
         return Reply(response.status_code, response.headers, bytes(body))

@@ -16,7 +16,6 @@ from regnetx_client.errors import BadRequest, ProtocolError, RegnetError, TooLar
 from regnetx_client.predictions import excerpt
 from regnetx_client.protocol import (
     DEADLINE_EXCEEDED,
-    MOST_ANSWER_BYTES,
     RESOURCE_EXHAUSTED,
     TOP_K,
     UNAVAILABLE,
@@ -119,12 +118,6 @@ def raise_for(reply: Reply) -> None:
     """Raises the error of any status but 200."""
     if reply.status != 200:
         raise _error_of(reply)
-
-
-def check_size(body: bytearray) -> None:
-    """Bounds what a foreign server can make us keep; raises ProtocolError."""
-    if len(body) > MOST_ANSWER_BYTES:
-        raise ProtocolError(f"the answer is longer than {MOST_ANSWER_BYTES} bytes")
 
 
 def _error_of(reply: Reply) -> RegnetError:

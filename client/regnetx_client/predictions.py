@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from regnetx_client.errors import ProtocolError
+
+LONGEST_LABEL = 16384  # characters as Python prints it; a bound for the memory of matching it
+_ELEMENT = re.compile(
+    rf"""\s*('(?:[^'\\\n]|\\.){{0,{LONGEST_LABEL}}}'|"(?:[^"\\\n]|\\.){{0,{LONGEST_LABEL}}}")\s*(?:,|$)"""
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ def ranked(values: dict[str, str], count: int) -> list[list[Prediction]]:
 
     From ``top_k`` where the server knows it, otherwise the top-1 of ``label`` and ``prob``. Raises ProtocolError.
     """
-    rows = _every(values["top_k"]) if "top_k" in values else _best(values)
+    rows = _every(values["top_k"]) if "top_k" in values else _best(values, count)
     if len(rows) != count or not all(rows):
         raise ProtocolError(f"{len(rows)} results for {count} images in the answer")
     return rows
@@ -45,36 +51,57 @@ def _prediction(fields: dict[str, Any]) -> Prediction:
     return Prediction(str(fields["label"]), float(fields["prob"]), int(fields["class_id"]))
 
 
-def _best(values: dict[str, str]) -> list[list[Prediction]]:
+def _best(values: dict[str, str], count: int) -> list[list[Prediction]]:
     missing = {"label", "prob"} - set(values)
     if missing:
         raise ProtocolError(f"no {' and no '.join(sorted(missing))} in the answer, only {sorted(values)}")
-    labels, probs = _labels(values["label"]), _probs(values["prob"])
+    labels, probs = _labels(values["label"], count), _probs(values["prob"], count)
     if len(labels) != len(probs):
         raise ProtocolError(f"{len(labels)} labels but {len(probs)} probabilities in the answer")
     return [[Prediction(label, prob)] for label, prob in zip(labels, probs)]
 
 
-def _labels(text: str) -> list[str]:
-    """``label``: Python's ``str`` of a list of ``str``, so either quote may stand around each."""
-    try:
-        labels = ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ProtocolError(f"label is no list of strings: {excerpt(text)}") from error
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ProtocolError(f"label is no list of strings: {excerpt(text)}")
+def _labels(text: str, count: int) -> list[str]:
+    """``label``: Python's ``str`` of a list of ``str``, so either quote may stand around each; at most one too many.
+
+    Read piece by piece: Python's own parser takes up to 500 times the memory of a hostile text.
+    """
+    fault = f"label is no list of strings: {excerpt(text)}"
+    inside = _inside(text, fault)
+    labels: list[str] = []
+    position = 0
+    while position < len(inside) and len(labels) <= count:
+        element = _ELEMENT.match(inside, position)
+        if element is None:
+            raise ProtocolError(fault)
+        labels.append(_unquoted(element[1], fault))
+        position = element.end()
     return labels
 
 
-def _probs(text: str) -> list[float]:
+def _unquoted(literal: str, fault: str) -> str:
+    try:
+        return str(ast.literal_eval(literal))
+    except (ValueError, SyntaxError, MemoryError) as error:
+        raise ProtocolError(fault) from error
+
+
+def _probs(text: str, count: int) -> list[float]:
     """``prob``: Python's ``str`` of a list of floats; ``nan`` and ``inf`` are no literals, but ``float`` reads them."""
+    fault = f"prob is no list of numbers: {excerpt(text)}"
+    numbers = _inside(text, fault).split(",", count + 1)[: count + 1]
+    try:
+        return [float(number) for number in numbers if number.strip()]
+    except ValueError as error:
+        raise ProtocolError(fault) from error
+
+
+def _inside(text: str, fault: str) -> str:
+    """What stands between the brackets of a list."""
     inside = text.strip()
     if not (inside.startswith("[") and inside.endswith("]")):
-        raise ProtocolError(f"prob is no list of numbers: {excerpt(text)}")
-    try:
-        return [float(number) for number in inside[1:-1].split(",") if number.strip()]
-    except ValueError as error:
-        raise ProtocolError(f"prob is no list of numbers: {excerpt(text)}") from error
+        raise ProtocolError(fault)
+    return inside[1:-1].strip()
 
 
 def excerpt(text: str, most: int = 120) -> str:

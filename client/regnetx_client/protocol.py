@@ -12,6 +12,7 @@ from regnetx_client.errors import (
     BadRequest,
     DeadlineExceeded,
     Overloaded,
+    ProtocolError,
     RegnetError,
     ServerError,
     TooLarge,
@@ -21,7 +22,8 @@ from regnetx_client.images import ImageLike, all_encoded
 from regnetx_client.predictions import Prediction, ranked
 
 TOP_K = "x-top-k"  # an HTTP header and a gRPC metadata key; Paddle Serving's own server ignores both
-MOST_ANSWER_BYTES = 64 << 20
+MOST_ANSWER_BYTES = 64 << 20  # and less where less was asked:
+ANSWER_BYTES, PREDICTION_BYTES = 1 << 20, 8 << 10  # of any answer, and more for each prediction
 _HEAVY = 1 << 18  # bytes
 
 # gRPC's status codes, by number: the gateway's JSON errors carry them too.
@@ -53,6 +55,11 @@ class Question:
     def values(self) -> tuple[str, ...]:
         """The base64 of each file; takes a millisecond for a megabyte, so see ``is_heavy``."""
         return tuple(b2a_base64(file, newline=False).decode("ascii") for file in self.files)
+
+    @property
+    def most_answer_bytes(self) -> int:
+        """What an answer may have. Read as JSON it takes up to some 25 times as much memory."""
+        return min(MOST_ANSWER_BYTES, ANSWER_BYTES + PREDICTION_BYTES * len(self.keys) * self.top_k)
 
     @property
     def is_heavy(self) -> bool:
@@ -97,6 +104,12 @@ def predictions_from(answer: Answer, question: Question) -> list[list[Prediction
         raise ServerError(message, err_no=answer.err_no, err_msg=answer.err_msg)
     rows = ranked(answer.values, len(question.keys))
     return [row[: question.top_k] for row in rows]
+
+
+def check_size(size: int, most: int) -> None:
+    """Bounds what a foreign server can make us keep; raises ProtocolError."""
+    if size > most:
+        raise ProtocolError(f"the answer is longer than {most} bytes")
 
 
 def _reason(err_msg: str) -> str:

@@ -128,16 +128,20 @@ def _load(entry: Path, circumstances: dict[str, Any], open_with: Callable[[Path 
 def _build(entry: Path, circumstances: dict[str, Any], open_with: Callable[[Path | None], Opened]) -> Opened:
     log.info("an engine for TensorRT is built, which takes minutes, and kept in %s", entry)
     began = time.monotonic()
-    with _unfinished(entry.parent) as folder:
-        _copy_timings(entry.parent, folder, circumstances["machine"])
-        opened = open_with(folder)
-        try:
-            _keep(folder, entry, circumstances)
-        except OSError as error:
-            log.warning("the engine that was built cannot be kept in %s: %s", entry, error)
-        else:
-            log.info("built in %.1f s", time.monotonic() - began)
-    return opened
+    try:
+        with _unfinished(entry.parent) as folder:
+            _copy_timings(entry.parent, folder, circumstances["machine"])
+            opened = open_with(folder)
+            try:
+                _keep(folder, entry, circumstances)
+            except OSError as error:
+                log.warning("the engine that was built cannot be kept in %s: %s", entry, error)
+            else:
+                log.info("built in %.1f s", time.monotonic() - began)
+            return opened
+    except OSError as error:  # of the place, as when a disk is full; what is wrong with an engine is a StartupError
+        log.warning("the engine is built without %s: %s", entry, error)
+    return open_with(None)
 
 
 def _copy(entry: Path, copy: Path, circumstances: dict[str, Any]) -> None:
@@ -227,10 +231,19 @@ def _copy_timings(place: Path, folder: Path, machine: dict[str, Any]) -> None:
             timings = [name for name in found["sha256"] if name == Path(name).name and name.endswith(TIMINGS)]
             if found["made_for"]["machine"] == machine and timings:
                 for name in timings:
-                    shutil.copyfile(entry / name, folder / name)
-                    if _sha256(folder / name) != found["sha256"][name]:
-                        (folder / name).unlink()
+                    _copy_whole(entry / name, folder / name, found["sha256"][name])
                 return
+
+
+def _copy_whole(file: Path, copy: Path, sha256: str) -> None:
+    """Nothing where it is another file, or the disk is full."""
+    try:
+        shutil.copyfile(file, copy)
+        whole = _sha256(copy) == sha256
+    except OSError:
+        whole = False
+    if not whole:
+        copy.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -246,8 +259,9 @@ def _unfinished(place: Path | None) -> Iterator[Path]:
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """One process at a time; the kernel lets go of the lock when its process ends, however it ends."""
-    with file.open("ab") as lock:
-        _wait_for(lock)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no space for it: several may build, the last is kept
+            _wait_for(stack.enter_context(file.open("ab")))
         yield
 
 

@@ -42,8 +42,12 @@ class OpenVinoEngine:
         self._output = compiled.output(0)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Scores (n, classes) float32 of a batch (n, 3, height, width) float32."""
+        """Scores (n, classes) float32 of a batch (n, 3, height, width) float32. Raises RuntimeError for one not run."""
+        # A run that finds no memory ends without an error, and the scores of the run before stand there still.
+        self._request.get_output_tensor().data[...] = np.nan
         scores: np.ndarray = self._request.infer({self._input: batch}, share_inputs=True)[self._output]
+        if len(scores) != len(batch) or np.isnan(scores).any():
+            raise RuntimeError("OpenVINO has not run the batch; out of memory?")
         return scores
 
 

@@ -18,16 +18,24 @@ _STATIONS = ("read", "queue", "decode", "preprocess", "engine", "label")
 class Times:
     """Seconds that a request spent at each station; of several images, those of the one that took longest there."""
 
-    __slots__ = _STATIONS
+    __slots__ = (*_STATIONS, "stays")
 
     def __init__(self) -> None:
         self.read = self.queue = self.decode = self.preprocess = self.engine = self.label = 0.0
+        # Of a request that is traced, by stage: when its first image came and its last one left
+        self.stays: dict[str, tuple[float, float]] | None = None
 
     def of_image(self, queue: float, decode: float, preprocess: float) -> None:
         """An image is in its slot."""
         self.queue = max(self.queue, queue)
         self.decode = max(self.decode, decode)
         self.preprocess = max(self.preprocess, preprocess)
+
+    def stayed(self, stage: str, came: float, left: float) -> None:
+        """An image, or the request, was in a stage of the metrics; both in seconds of ``time.perf_counter``."""
+        if self.stays is not None:
+            first, last = self.stays.get(stage, (came, left))
+            self.stays[stage] = min(first, came), max(last, left)
 
     def milliseconds(self) -> dict[str, float]:
         """By station, to a hundredth."""

@@ -18,7 +18,7 @@ from service.config import Config
 from service.native.collector import ServiceCollector
 from service.native.condition import Condition
 from service.native.http_protocol import HttpProtocol
-from service.ops.model import Model
+from service.native.versions import Versions
 
 log = logging.getLogger("regnetx.admin")
 
@@ -118,9 +118,9 @@ class AdminProtocol(HttpProtocol):
 class AdminDoor:
     """The door itself; it is open from before anything is loaded until everything has ended."""
 
-    def __init__(self, config: Config, model: Model, condition: Condition) -> None:
+    def __init__(self, config: Config, versions: Versions, condition: Condition) -> None:
         registry = CollectorRegistry(auto_describe=True)  # so that one family can be asked for by name
-        registry.register(ServiceCollector(config, model, condition))
+        registry.register(ServiceCollector(config, versions, condition))
         self._config = uvicorn.Config(
             AdminApi(condition, registry), http=AdminProtocol, ws="none", lifespan="off", log_config=None,
             access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,

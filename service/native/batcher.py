@@ -87,6 +87,7 @@ class Batcher:
         self._classes = model.classes
         self._linger = linger
         self.waiting: deque[Waiting] = deque()
+        self.failed_runs = 0  # in a row
 
     def wait_for(self) -> float | None:
         """Seconds until the next batch is due; None when nothing waits."""
@@ -104,8 +105,11 @@ class Batcher:
         submitted = [float(image.frontend.memory.submitted[image.slot]) for image in batch]
         counted = [since for since in submitted if since != UNCOUNTED]
         began = time.monotonic()
+        for image in batch:
+            image.frontend.memory.began[image.slot] = began
         self._meter.begins([began - since for since in counted])
         succeeded = self._run(batch)
+        self.failed_runs = 0 if succeeded else self.failed_runs + 1
         self._meter.ended(len(counted) if succeeded else 0, time.monotonic() - began)
 
     def _run(self, batch: list[Waiting]) -> bool:

@@ -4,6 +4,7 @@ admit -> decode pool -> slot -> engine -> scores -> rank
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.contract.encoded_image import EncodedImage, file_of, named
-from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError
+from service.errors import DeadlineExceededError, DrainingError, ImageError, OpTimeoutError, ServiceError, StartupError
 from service.native.access_log import Times
 from service.native.dispatch import Dispatcher
 from service.native.metric_block import Block, Counter, Histogram
@@ -59,6 +60,9 @@ class ImageMeter:
         self._stages[Stage.PREPROCESS].observe(preprocessing)
         if times:
             times.of_image(queue, decoding, preprocessing)
+            times.stayed(Stage.QUEUE, handed_over, written.begun)
+            times.stayed(Stage.DECODE, written.begun, written.decoded)
+            times.stayed(Stage.PREPROCESS, written.decoded, written.ended)
 
     def labelled(self, seconds: float) -> None:
         """The scores of a request have become labels."""
@@ -72,7 +76,7 @@ class Classifier:
         self, dispatcher: Dispatcher, model: Model, meter: ImageMeter, *,
         limits: Limits, scales_jpeg: bool, threads: int, timeout: float,
     ) -> None:  # fmt: skip
-        """``timeout``: seconds from a request's arrival until OpTimeoutError."""
+        """``timeout``: seconds from a request's arrival until OpTimeoutError. Raises StartupError without threads."""
         self._dispatcher = dispatcher
         self._model = model
         self._meter = meter
@@ -80,7 +84,11 @@ class Classifier:
         self._resize_short = model.resize_short if scales_jpeg else None
         self._timeout = timeout
         self._answers: set[asyncio.Future[None]] = set()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = _started(threads)
+
+    def check_room(self) -> None:
+        """Raises OverloadedError or UnavailableError where no image would be taken now."""
+        self._dispatcher.check_room()
 
     async def classify(
         self,
@@ -106,6 +114,7 @@ class Classifier:
         self._meter.labelled(seconds)
         if times:
             times.label = seconds
+            times.stayed(Stage.LABEL, began, began + seconds)
         return predictions
 
     def cut(self) -> None:
@@ -145,7 +154,10 @@ class Classifier:
             submitted = time.perf_counter()
             scores = await self._dispatcher.scores(slot)
             if times:
-                times.engine = max(times.engine, time.perf_counter() - submitted)
+                answered, run_began = time.perf_counter(), self._dispatcher.run_began(slot)
+                times.engine = max(times.engine, answered - submitted)
+                times.stayed(Stage.WAIT, submitted, run_began)
+                times.stayed(Stage.INFER, run_began, answered)
             return scores
         except ImageError as error:
             raise named(error, image, is_one_of_many=is_one_of_many) from None
@@ -168,6 +180,22 @@ class Classifier:
     def close(self) -> None:
         """Wait for the threads; nothing new may come."""
         self._pool.shutdown()
+
+
+def _started(threads: int) -> ThreadPoolExecutor:
+    """A pool of threads that all run. One that cannot start a thread for a task has queued the task all the same, and
+    would write into a slot that is another image's by then."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    together = threading.Barrier(threads)
+    try:
+        started = [pool.submit(together.wait) for _ in range(threads)]
+    except RuntimeError as error:
+        together.abort()
+        pool.shutdown()
+        raise StartupError(f"no {threads} threads to decode images: {error}") from None
+    for one in started:
+        one.result()
+    return pool
 
 
 def _all_or_first_error(tasks: Sequence["asyncio.Task[np.ndarray]"]) -> "asyncio.Future[None]":

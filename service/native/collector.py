@@ -14,10 +14,19 @@ from prometheus_client.utils import floatToGoString
 from service import __version__
 from service.config import Config
 from service.native.condition import Condition
+from service.native.generation import Generation
+from service.native.gpu_memory import GpuMemory
 from service.native.metric_block import Block
-from service.native.metrics import RUNNING_IMAGES, SHOWN, SUBMITTED_IMAGES, Family, Kind, cell_of
-from service.ops.facts import read_facts
-from service.ops.model import FACTS_FILE, SERVER_FOLDER, Model
+from service.native.metrics import (
+    CERTIFICATE_EXPIRY,
+    RUNNING_IMAGES,
+    SHOWN,
+    SUBMITTED_IMAGES,
+    Family,
+    Kind,
+    cell_of,
+)
+from service.native.versions import Versions
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -28,15 +37,16 @@ UTIME, STIME, RSS = 11, 12, 21
 class ServiceCollector:
     """What prometheus_client asks at each scrape. Sums over frontends and engines; nothing is kept between scrapes."""
 
-    def __init__(self, config: Config, model: Model, condition: Condition) -> None:
+    def __init__(self, config: Config, versions: Versions, condition: Condition) -> None:
+        self._versions = versions
         self._condition = condition
-        self._children = [*condition.engines, *condition.frontends]
         self._slots = config.slots * config.frontends
-        self._about = [_build(), _model(model)]
+        self._gpu_memory = GpuMemory(config.regnet.local_service_conf.gpus)
+        self._build = _build()
 
     def collect(self) -> Iterator[Metric]:
         """Every family, also those in which nothing has happened yet."""
-        blocks = [child.block for child in self._children]
+        blocks = [*self._versions.blocks, *(frontend.block for frontend in self._condition.frontends)]
         yield from (_family(family, blocks) for family in SHOWN)
         yield _gauge("regnetx_slots", "Slots of all frontends.", self._slots)
         waiting = _sum(blocks, cell_of(SUBMITTED_IMAGES)) - _sum(blocks, cell_of(RUNNING_IMAGES))
@@ -45,7 +55,10 @@ class ServiceCollector:
         yield self._engines()
         yield self._restarts()
         yield from self._processes()
-        yield from self._about
+        yield from self._gpus()
+        yield _certificate(blocks)
+        yield self._build
+        yield from self._model()
 
     def _engines(self) -> Metric:
         up = GaugeMetricFamily("regnetx_engine_up", "1 while the engine is there and not stuck.", labels=["engine"])
@@ -58,8 +71,8 @@ class ServiceCollector:
             "regnetx_process_restarts", "Processes that ended without being asked and were started again.",
             labels=["kind"],
         )  # fmt: skip
-        for kind, children in (("engine", self._condition.engines), ("frontend", self._condition.frontends)):
-            restarts.add_metric([kind], sum(child.restarts for child in children))
+        restarts.add_metric(["engine"], self._versions.engine_restarts)
+        restarts.add_metric(["frontend"], sum(child.restarts for child in self._condition.frontends))
         return restarts
 
     def _processes(self) -> Iterable[Metric]:
@@ -71,11 +84,39 @@ class ServiceCollector:
             "regnetx_process_resident_memory_bytes", "Memory in RAM; what processes share counts for each of them.",
             labels=["process"],
         )  # fmt: skip
-        for name, pid in [("supervisor", os.getpid()), *((child.name, child.pid) for child in self._children)]:
+        children = (*self._condition.engines, *self._condition.frontends)
+        for name, pid in [("supervisor", os.getpid()), *((child.name, child.pid) for child in children)]:
             if pid is not None and (use := _use(pid)):
                 seconds.add_metric([name], use[0])
                 resident.add_metric([name], use[1])
         return seconds, resident
+
+    def _model(self) -> Iterable[Metric]:
+        reloads = CounterMetricFamily("regnetx_model_reloads", "Reloads of the model that ended.", labels=["outcome"])
+        for outcome, count in self._versions.reloads.items():
+            reloads.add_metric([outcome], count)
+        since = "Unix time at which the version of the model that serves began to."
+        yield _info_of(self._versions.current)
+        yield reloads
+        yield _gauge("regnetx_model_serving_since_timestamp_seconds", since, self._versions.since)
+
+    def _gpus(self) -> Iterable[Metric]:
+        used = GaugeMetricFamily(
+            "regnetx_gpu_memory_used_bytes", "Memory of a GPU that is in use, by whomever.", labels=["device"]
+        )
+        total = GaugeMetricFamily("regnetx_gpu_memory_total_bytes", "Memory of a GPU.", labels=["device"])
+        for number, memory in self._gpu_memory.last().items():
+            used.add_metric([str(number)], memory.used)
+            total.add_metric([str(number)], memory.total)
+        return used, total
+
+
+def _certificate(blocks: Sequence[Block]) -> Metric:
+    metric = GaugeMetricFamily(CERTIFICATE_EXPIRY.name, CERTIFICATE_EXPIRY.help)
+    told = [block.cells[cell_of(CERTIFICATE_EXPIRY)] for block in blocks]
+    if any(told):
+        metric.add_metric([], min(filter(None, told)))
+    return metric
 
 
 def _family(family: Family, blocks: Sequence[Block]) -> Metric:
@@ -129,24 +170,18 @@ def _paddle() -> str:
     return ""
 
 
-def _model(model: Model) -> Metric:
+def _info_of(generation: Generation) -> Metric:
+    model = generation.model
     labels = {
         "name": model.name,
         "architecture": model.architecture,
         "classes": str(model.classes),
         "height": str(model.height),
         "width": str(model.width),
-        "sha256": _sha256(model),
+        "sha256": generation.params_sha256,
+        "version": generation.version,
     }
     return _info("regnetx_model_info", "1; what is served, with the SHA-256 of its parameters if recorded.", labels)
-
-
-def _sha256(model: Model) -> str:
-    """As model.yml records it and the start has verified it; a model of stock's converter has none."""
-    facts = model.params.parent.parent / FACTS_FILE
-    if model.params.parent.name != SERVER_FOLDER or not facts.is_file():
-        return ""
-    return read_facts(facts).section("sha256").text("params")
 
 
 def _info(name: str, text: str, labels: dict[str, str]) -> Metric:

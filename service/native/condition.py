@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 
 from service.native.supervised import Child
+from service.native.versions import Versions
 from service.native.vitals import Readiness
 
 
 class Condition:
     """Judged at each question from what the processes have last written; nothing is asked of them."""
 
-    def __init__(self, engines: Sequence[Child], frontends: Sequence[Child]) -> None:
-        self.engines = engines
+    def __init__(self, versions: Versions, frontends: Sequence[Child]) -> None:
+        self._versions = versions
         self.frontends = frontends
         self.draining = False
+
+    @property
+    def engines(self) -> Sequence[Child]:
+        """Of the version of the model that serves."""
+        return self._versions.engines
 
     @property
     def why_not_alive(self) -> str:
@@ -54,6 +60,7 @@ class Condition:
 def _named(child: Child) -> str:
     """What is wrong with a process, with its name; empty where nothing is."""
     if not child.ready.is_set():
-        return f"{child.name} is {'being started again' if child.was_ready else 'loading'}"
+        again = f"being started again{f' ({child.why_down})' if child.why_down else ''}"
+        return f"{child.name} is {again if child.was_ready else 'loading'}"
     trouble = child.vitals.trouble()
     return f"{child.name} {trouble}" if trouble else ""

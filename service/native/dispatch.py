@@ -53,6 +53,8 @@ class Dispatcher:
         self._slots_in_use = Gauge(block, SLOTS_IN_USE)
         self._submitted = Gauge(block, SUBMITTED_IMAGES)
         self.changed = asyncio.Event()  # an engine came up or was lost; whoever heard it clears it
+        self.idle = asyncio.Event()  # no slot is taken
+        self.idle.set()
         self.down = asyncio.Event()
         self.down.set()
         for link in links:
@@ -74,27 +76,42 @@ class Dispatcher:
         """Of each engine, by instance, whether it has warmed up and is connected."""
         return [link.is_up for link in self._links]
 
+    def check_room(self) -> None:
+        """Raises what ``acquire`` would say to a single image: asked before a request is read, which costs more."""
+        self._check_engine()
+        if not self._free:
+            raise self._overload()
+
     def acquire(self, count: int, deadline: float) -> list[int]:
         """``count`` slots for one request, all or none. ``deadline`` in seconds of the monotonic clock.
 
         Raises OverloadedError when that many are not free now, RpcPackageError when there never are that many, and
         UnavailableError when no engine has been there for longer than our patience.
         """
-        if self.down.is_set() and time.monotonic() - self._down_since > self._patience:
-            raise UnavailableError("no engine is running, try again later")
+        self._check_engine()
         if count > self.capacity:
             raise RpcPackageError(f"{count} images in one request, at most {self.capacity} accepted")
         if count > len(self._free):
-            raise OverloadedError(f"all {self.capacity} slots are taken, try again later")
+            raise self._overload()
         slots = [self._free.pop() for _ in range(count)]
-        self._publish_use()
+        self.idle.clear()
+        self._publish_use(count)
         self._memory.deadlines[slots] = deadline
         return slots
+
+    def _check_engine(self) -> None:
+        if self.down.is_set() and time.monotonic() - self._down_since > self._patience:
+            raise UnavailableError("no engine is running, try again later")
+
+    def _overload(self) -> OverloadedError:
+        return OverloadedError(f"all {self.capacity} slots are taken, try again later")
 
     def release(self, slot: int) -> None:
         """Give a slot back; no thread and no engine may still look at it."""
         self._free.append(slot)
-        self._publish_use()
+        self._publish_use(-1)
+        if not self.in_use:
+            self.idle.set()
 
     def abandon(self, slots: Sequence[int]) -> None:
         """Nobody waits for these any more: the engine passes them over if it has not begun."""
@@ -108,6 +125,10 @@ class Dispatcher:
     def deadline(self, slot: int) -> float:
         """The deadline of a slot, or ABANDONED."""
         return float(self._memory.deadlines[slot])
+
+    def run_began(self, slot: int) -> float:
+        """When the run that answered a slot began, in seconds of the monotonic clock, which is ``perf_counter``'s."""
+        return float(self._memory.began[slot])
 
     async def prove(self, slot: int) -> None:
         """Send a slot the whole way, in which nobody has written, for the way itself. Raises as ``scores``."""
@@ -131,18 +152,24 @@ class Dispatcher:
     async def _submit(self, slot: int) -> None:
         submission = Submission(slot, asyncio.get_running_loop().create_future())
         self._send(submission)
-        await submission.done
+        try:
+            await submission.done
+        except asyncio.CancelledError:
+            self._submissions.pop(slot, None)  # who comes with its answer finds nobody
+            self._homeless = deque(one for one in self._homeless if one is not submission)
+            raise
 
-    def _publish_use(self) -> None:
+    def _publish_use(self, change: int) -> None:
         self._memory.taken[0] = self.in_use
-        self._slots_in_use.set(self.in_use)
+        self._slots_in_use.add(change)  # while the model is reloaded another dispatcher counts here, too
 
     def _send(self, submission: Submission) -> None:
         up = [link for link in self._links if link.is_up]
         if not up:
             self._homeless.append(submission)
             return
-        link = min(up, key=lambda link: link.load)
+        well = [link for link in up if not link.is_stuck] if len(up) > 1 else up
+        link = min(well or up, key=lambda link: link.load)
         self._ticket = (self._ticket + 1) % 2**32
         submission.ticket, submission.link = self._ticket, link
         submission.tries += 1

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from service.config import Native
+from service.native.metric_block import Gauge
 from service.native.renewal import follow
 from service.native.tls import Identity, grpc_credentials, read_identity, renewable
 from service.native.tokens import Tokens, read_tokens
@@ -28,11 +29,14 @@ def verify_doors(native: Native, environment: Mapping[str, str]) -> None:
 class DoorSecurity:
     """What the doors of one frontend ask of their callers."""
 
-    def __init__(self, native: Native, environment: Mapping[str, str]) -> None:
-        """Raises ConfigError as ``verify_doors`` does."""
+    def __init__(self, native: Native, environment: Mapping[str, str], expiry: Gauge) -> None:
+        """``expiry``: told when the certificate in force expires. Raises ConfigError as ``verify_doors`` does."""
         self._native = native
+        self._expiry = expiry
         self._environment = environment
         self._identity = read_identity(native)
+        if self._identity is not None:
+            expiry.set(self._identity.expires)
         self._tokens = read_tokens(native, environment)
         self._context = None if self._identity is None else renewable(self._identity.context, native.max_connections)
 
@@ -68,6 +72,7 @@ class DoorSecurity:
         assert self._context is not None and identity is not None
         self._context.current = identity.context
         self._identity = identity
+        self._expiry.set(identity.expires)
 
     def _use_tokens(self, tokens: Tokens | None) -> None:
         self._tokens = tokens

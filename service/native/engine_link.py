@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from service.native.slots import SlotMemory
+from service.native.vitals import Vitals
 from service.native.wire import PACKET_BYTES, READY, Status, pack, send_memory, unpack
 
 RECONNECT_SECONDS = 0.05
@@ -15,10 +16,11 @@ RECONNECT_SECONDS = 0.05
 class EngineLink:
     """One engine as the event loop sees it. ``load`` counts the slots that it owes an answer for."""
 
-    def __init__(self, address: bytes, memory: SlotMemory) -> None:
-        """``address``: the engine's abstract socket. The two callbacks are set by the dispatcher."""
+    def __init__(self, address: bytes, memory: SlotMemory, vitals: Vitals | None = None) -> None:
+        """``address``: the engine's abstract socket, ``vitals`` its own. The dispatcher sets the two callbacks."""
         self._address = address
         self._memory = memory
+        self._vitals = vitals
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque()
         self._lost = asyncio.Event()
@@ -30,6 +32,11 @@ class EngineLink:
     def is_up(self) -> bool:
         """The engine has warmed up and is connected."""
         return self._socket is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """The engine is connected and does nothing. What it owes stays with it: it could go on, and write."""
+        return self._vitals is not None and bool(self._vitals.trouble())
 
     async def run(self) -> None:
         """Connect, serve, and connect again, until cancelled."""

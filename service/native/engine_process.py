@@ -5,7 +5,6 @@ import selectors
 import signal
 import socket
 import sys
-from pathlib import Path
 
 from service.config import Config
 from service.errors import StartupError
@@ -14,8 +13,8 @@ from service.native.child import Control, become_child
 from service.native.frontend_link import FrontendLink
 from service.native.logs import set_up_logging
 from service.native.metric_block import Block
+from service.native.same_model import require_noted, shared_model
 from service.native.vitals import BEAT_SECONDS, Vitals
-from service.ops.model import load_model
 
 log = logging.getLogger("regnetx.engine")
 
@@ -25,6 +24,12 @@ STUCK_SECONDS_PER_IMAGE = 5
 # longest run until then, and than this.
 LEAST_PATIENCE_SECONDS = 5.0
 WARM_UPS_OF_PATIENCE = 2
+# In a row, whatever is asked for: out of memory, or a device that has fallen over. A new process begins anew.
+MOST_FAILED_RUNS = 3
+
+
+class BrokenError(Exception):
+    """The engine does not run any more; one readable line."""
 
 
 class EngineServer:
@@ -50,7 +55,10 @@ class EngineServer:
         self._control = control
 
     def run(self) -> None:
-        """Serve until the control connection ends, which is the supervisor's word to stop, or its death."""
+        """Serve until the control connection ends, which is the supervisor's word to stop, or its death.
+
+        Raises BrokenError when the engine has failed too often in a row.
+        """
         while True:
             self._vitals.beat()
             wait = self._batcher.wait_for()
@@ -74,6 +82,8 @@ class EngineServer:
         for frontend in self._batcher.frontends:
             if frontend.is_owed:
                 self._selector.modify(frontend.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, frontend)
+        if self._batcher.failed_runs >= MOST_FAILED_RUNS:
+            raise BrokenError(f"the last {MOST_FAILED_RUNS} runs of the model have failed")
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -117,9 +127,11 @@ def main() -> None:
     listener = socket.socket(fileno=order["listener"])
     block = Block(order["block"], writable=True)
     vitals = Vitals(block)
+    model = shared_model(order["model"])
     try:
-        model = load_model(Path(config.regnet.local_service_conf.model_config_))
+        require_noted(order["files"])
         engines = Engines.open(config, model, instance=order["instance"])
+        require_noted(order["files"])
     except StartupError as error:
         control.send({"failed": str(error)})
         sys.exit(1)
@@ -130,7 +142,11 @@ def main() -> None:
     batch_size = config.regnet.batch_size
     batcher = Batcher(engines, model, RunMeter(block), batch_size=batch_size, linger=linger)
     stuck_after = STUCK_SECONDS + STUCK_SECONDS_PER_IMAGE * batch_size
-    EngineServer(batcher, listener, control, vitals, stuck_after=stuck_after).run()
+    try:
+        EngineServer(batcher, listener, control, vitals, stuck_after=stuck_after).run()
+    except BrokenError as error:
+        control.send({"failed": str(error)})
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,39 +8,38 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
 
 from service.config import Config
-from service.errors import ConfigError, EngineError, StartupError
+from service.errors import ConfigError, StartupError
 from service.native.budget import Budget
+from service.native.changeover import Changeover
 from service.native.child import Control, become_child
-from service.native.classify import Classifier, ImageMeter
-from service.native.dispatch import Dispatcher
 from service.native.door_security import DoorSecurity
-from service.native.engine_link import EngineLink
 from service.native.grpc_api import GrpcApi
 from service.native.health import Health
 from service.native.http_api import HttpApi
 from service.native.http_protocol import bounded
 from service.native.inference import Inference
+from service.native.lane import Lane
+from service.native.listen import allow_connections
 from service.native.logs import set_up_logging
-from service.native.metric_block import Block
-from service.native.metrics import Door
+from service.native.metric_block import Block, Gauge
+from service.native.metrics import CERTIFICATE_EXPIRY, Door
 from service.native.request_meter import RequestMeter, Told
-from service.native.slots import SlotLayout, SlotMemory
 from service.native.tls import HANDSHAKE_SECONDS
+from service.native.trace_settings import traced
 from service.native.vitals import BEAT_SECONDS, Readiness, Vitals
-from service.ops.decode import Limits
-from service.ops.model import Model, load_model
+
+if TYPE_CHECKING:
+    from service.native.tracing import Tracing
 
 log = logging.getLogger("regnetx.frontend")
 
 CUT_SECONDS = 1  # for the answers to requests that were cut to leave
-PROOF_PAUSE_SECONDS = 0.5
 TURNS_TO_ACCEPT = 3  # of the event loop; each accepts whatever waits
 
 
@@ -86,27 +85,24 @@ class HttpServer(uvicorn.Server):
 class Frontend:
     """Everything of one frontend process, from the supervisor's order to the last answer."""
 
-    def __init__(self, config: Config, model: Model, order: dict[str, Any]) -> None:
+    def __init__(self, config: Config, order: dict[str, Any], tracing: "Tracing | None" = None) -> None:
         self._config = config
         native = config.native
-        layout = SlotLayout(config.slots, model.height, model.width, model.classes)
-        memory = SlotMemory.create(layout)
-        self._links = [EngineLink(bytes.fromhex(address), memory) for address in order["engines"]]
         self._block = Block(order["block"], writable=True)
         self._vitals = Vitals(self._block)
-        self._dispatcher = Dispatcher(memory, self._links, self._block)
-        self._health = Health(self._dispatcher, [Vitals(Block(block)) for block in order["engine_blocks"]])
-        limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
-        self._classifier = Classifier(
-            self._dispatcher, model, ImageMeter(self._block),
-            limits=limits, scales_jpeg=native.scales_jpeg, threads=config.decode_threads, timeout=config.timeout,
-        )  # fmt: skip
+        lane = Lane(order, self._block)
+        self._changeover = Changeover(lane, self._block, self._use)
+        self._health = Health(lane.dispatcher, lane.engines)
         self._inference = Inference(
-            self._classifier, service=config.service_name, op=next(iter(config.op)), classes=model.classes
-        )
-        self._told = Told(access_log=native.access_log, server_timing=native.server_timing)
+            lane.classifier,
+            service=config.service_name, op=next(iter(config.op)), classes=lane.classes, version=lane.version,
+        )  # fmt: skip
+        self._told = Told(
+            access_log=native.access_log, server_timing=native.server_timing, model_version=native.model_version,
+            tracing=tracing,
+        )  # fmt: skip
         self._budget = Budget(native.max_buffered_bytes)
-        self._security = DoorSecurity(native, os.environ)
+        self._security = DoorSecurity(native, os.environ, Gauge(self._block, CERTIFICATE_EXPIRY))
         self._protocol = bounded(
             max_age=native.max_connection_age_ms / 1000,
             read_timeout=native.read_timeout_ms / 1000,
@@ -118,21 +114,27 @@ class Frontend:
 
     async def run(self, control: Control) -> None:
         """Serve until the supervisor says drain, or is gone. Raises ConfigError if it cannot listen."""
-        # Taken before a door opens: early callers could leave none for the proof, and so nothing would ever be ready.
-        [proof] = self._dispatcher.acquire(1, math.inf)
+        lane = self._changeover.current
+        proof = lane.proof_slot()
         grpc_api = await self._open_rpc()
         # What fails in the group ends this process, loudly, and the supervisor starts it again.
         async with asyncio.TaskGroup() as group:
             serve = self._http.serve([self._http_socket]) if self._http and self._http_socket else None
             http = group.create_task(serve) if serve else None
-            lives = [group.create_task(link.run()) for link in self._links]
-            lives.append(group.create_task(self._prove(control, proof)))
+            lane.connect(group)
+            lives = [group.create_task(self._prove(control, lane, proof))]
             lives.append(group.create_task(self._pulse(grpc_api)))
             lives.extend(group.create_task(renewal) for renewal in self._security.renewals())
-            await _hear_drain(control)
+            await self._changeover.follow(control, group)
             await self._drain(grpc_api, http)
             for life in lives:
                 life.cancel()
+            self._changeover.hang_up()
+
+    def _use(self, lane: Lane) -> None:
+        """Requests that begin from now on begin in this lane."""
+        self._inference.use(lane.classifier, classes=lane.classes, version=lane.version)
+        self._health.look_at(lane.dispatcher, lane.engines)
 
     async def _open_rpc(self) -> GrpcApi | None:
         if self._rpc is None:
@@ -153,8 +155,8 @@ class Frontend:
 
     async def _pulse(self, grpc_api: GrpcApi | None) -> None:
         """Say that the loop turns and whether we are ready, at every change and twice a second."""
-        changed = self._dispatcher.changed
         while True:
+            changed = self._health.changed
             changed.clear()
             self._vitals.beat()
             self._vitals.state = state = self._health.state
@@ -163,17 +165,11 @@ class Frontend:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), BEAT_SECONDS)
 
-    async def _prove(self, control: Control, slot: int) -> None:
-        """Send one empty image the whole way, and again while engines are lost over it."""
-        while not self._health.proved:
-            try:
-                await self._dispatcher.prove(slot)
-                self._health.proved = True
-            except EngineError as error:
-                log.error("not ready: %s", error)
-                await asyncio.sleep(PROOF_PAUSE_SECONDS)
-        self._dispatcher.release(slot)
-        self._dispatcher.changed.set()
+    async def _prove(self, control: Control, lane: Lane, slot: int) -> None:
+        """Send one image the whole way, and say that we are ready."""
+        await lane.prove(slot)
+        self._health.proved = True
+        self._health.changed.set()
         self._vitals.beat()
         self._vitals.state = self._health.state
         control.send({"ready": True})
@@ -182,14 +178,14 @@ class Frontend:
         native = self._config.native
         self._health.draining = True
         self._protocol.is_draining = True
-        self._dispatcher.changed.set()
+        self._health.changed.set()
         if grpc_api:
             await grpc_api.set_serving(False)
         await asyncio.sleep(native.drain_delay_ms / 1000)
         if self._http and http:
             self._http.should_exit = True
         timeout = native.drain_timeout_ms / 1000
-        asyncio.get_running_loop().call_later(timeout, self._classifier.cut)
+        asyncio.get_running_loop().call_later(timeout, self._changeover.cut)
         waits = [grpc_api.stop(timeout + CUT_SECONDS)] if grpc_api else []
         await asyncio.gather(*waits, *([http] if http else []))
 
@@ -218,27 +214,17 @@ class Frontend:
         return min(HANDSHAKE_SECONDS, self._config.native.read_timeout_ms / 1000)
 
 
-async def _hear_drain(control: Control) -> None:
-    """Until the supervisor says drain or hangs up."""
-    loop = asyncio.get_running_loop()
-    heard = asyncio.Event()
-    loop.add_reader(control.fileno(), heard.set)
-    await heard.wait()
-    loop.remove_reader(control.fileno())
-    with contextlib.suppress(EOFError):
-        control.receive()
-
-
 def main() -> None:
     """Started by the supervisor."""
     control = become_child()
     order = control.receive()
     config = Config.model_validate_json(order["config"])
     set_up_logging(config.native)
+    allow_connections(config.native.max_connections)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        uvloop.run(Frontend(config, model, order).run(control))
+        with traced(os.environ) as tracing:
+            uvloop.run(Frontend(config, order, tracing).run(control))
     except StartupError as error:
         control.send({"failed": str(error)})
         sys.exit(1)

@@ -16,7 +16,7 @@ from service.contract.answers import to_message
 from service.contract.gateway import status_of
 from service.contract.message import parse_message
 from service.contract.top_k import top_k_of
-from service.errors import OverloadedError, ServiceError, UnauthenticatedError, UnavailableError
+from service.errors import GrpcCode, OverloadedError, ServiceError, UnavailableError
 from service.native.budget import Budget, Share
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
@@ -76,7 +76,7 @@ class GrpcApi:
             options.append(("grpc.max_connection_age_ms", round(max_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(grace * 1000)))
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_Door(admit, self._counted, self._refused),))
+        self._server.add_generic_rpc_handlers((_Door(admit, inference.check_room, self._counted, self._refused),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -114,13 +114,15 @@ class GrpcApi:
             if self._idle.is_set():
                 return
 
-    async def _refused(self, error: UnauthenticatedError, _messages: Any, context: Any) -> wire.Response:
-        """A call that shows no token that is accepted."""
+    async def _refused(self, error: ServiceError, caller: str, _messages: Any, context: Any) -> wire.Response:
+        """A call that shows no token that is accepted, or cannot be taken now."""
         with self._meter.request() as exchange:
-            exchange.identify(_metadata(context, "x-request-id"), context.peer())
+            self._identify(exchange, context)
+            exchange.caller = caller
             exchange.failed(error)
             code, message = status_of(error)
-            context.set_trailing_metadata(_offer(None, exchange))
+            exchange.status = int(code)
+            context.set_trailing_metadata((*_offer(_metadata(context, "x-top-k"), exchange), *_retry_after(error)))
             await context.abort(STATUS_OF_CODE[int(code)], message)
         raise AssertionError("abort has raised already")
 
@@ -140,31 +142,41 @@ class GrpcApi:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = _metadata(context, "x-top-k")
-        exchange.identify(_metadata(context, "x-request-id"), context.peer())
+        self._identify(exchange, context)
         offer = _offer(asked, exchange)
         context.set_trailing_metadata(offer)
         try:
             share.grow_to(len(packet))
             response = await self._answer(packet, exchange, asked, deadline)
-            if (timing := exchange.server_timing) is not None:
-                context.set_trailing_metadata((*offer, ("server-timing", timing)))
+            exchange.status = 0
+            told = (("server-timing", exchange.server_timing), ("x-model-version", exchange.told_version))
+            if any(value for _, value in told):
+                context.set_trailing_metadata((*offer, *((name, value) for name, value in told if value)))
             return response
         except DecodeError:
-            exchange.outcome = Outcome.BAD_REQUEST
+            exchange.outcome, exchange.status = Outcome.BAD_REQUEST, int(GrpcCode.INTERNAL)
             await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
             exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT
+            exchange.status = int(GrpcCode.DEADLINE_EXCEEDED if is_late else GrpcCode.CANCELLED)
             raise
         except ServiceError as error:
             exchange.failed(error)
+            exchange.status = 0 if error.err_no is not None else int(error.grpc_code)
             if error.err_no is not None:
                 return to_message(self._inference.refusal(error))
             code, message = status_of(error)
-            if isinstance(error, OverloadedError | UnavailableError):
-                context.set_trailing_metadata((*offer, *RETRY_AFTER))
+            context.set_trailing_metadata((*offer, *_retry_after(error)))
             await context.abort(STATUS_OF_CODE[int(code)], message)
         raise AssertionError("abort has raised already")
+
+    def _identify(self, exchange: Exchange, context: Any) -> None:
+        """Whose call it is, and of which trace."""
+        exchange.identify(_metadata(context, "x-request-id"), context.peer())
+        if (tracing := self._meter.told.tracing) is not None:
+            metadata = context.invocation_metadata() or ()
+            exchange.follow(tracing.of_grpc(METHOD, context.peer(), metadata, exchange.began))
 
     async def _answer(
         self, packet: bytes, exchange: Exchange, asked: str | None, deadline: float | None
@@ -173,24 +185,34 @@ class GrpcApi:
         request = await asyncio.to_thread(parse_message, packet) if large else parse_message(packet)
         exchange.has_been_read(len(packet))
         top_k = top_k_of(asked, self._inference.classes)
-        return to_message(await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large))
+        response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
+        exchange.err_no = response.err_no
+        return to_message(response)
 
 
 class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """The one method. Who may not call it is answered before its message is read, as only streams can be."""
+    """The one method. Who is not going to be served is answered before the message is read, as only streams can be."""
 
-    def __init__(self, admit: Callable[[Sequence[str]], str], serve: Callable[..., Any], refuse: Callable[..., Any]):
-        self._admit, self._serve, self._refuse = admit, serve, refuse
+    def __init__(
+        self,
+        admit: Callable[[Sequence[str]], str],
+        check_room: Callable[[], None],
+        serve: Callable[..., Any],
+        refuse: Callable[..., Any],
+    ):
+        self._admit, self._check_room, self._serve, self._refuse = admit, check_room, serve, refuse
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call that has begun; None: this is not for us."""
         if handler_call_details.method != METHOD:
             return None
         metadata = handler_call_details.invocation_metadata or ()
+        caller = ""
         try:
             caller = self._admit([str(value) for name, value in metadata if name == "authorization"])
-        except UnauthenticatedError as error:
-            return grpc.stream_unary_rpc_method_handler(partial(self._refuse, error))
+            self._check_room()
+        except ServiceError as error:
+            return grpc.stream_unary_rpc_method_handler(partial(self._refuse, error, caller))
         # The message is parsed in the handler, so that garbage gets stock's own answer.
         return grpc.unary_unary_rpc_method_handler(
             partial(self._serve, caller), request_deserializer=None,
@@ -198,9 +220,15 @@ class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         )  # fmt: skip
 
 
+def _retry_after(error: ServiceError) -> tuple[tuple[str, str], ...]:
+    return RETRY_AFTER if isinstance(error, OverloadedError | UnavailableError) else ()
+
+
 def _offer(asked: str | None, exchange: Exchange) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata for callers that use what stock has not, and the id of the request."""
+    """Trailing metadata for callers that use what stock has not, and the id and the trace of the request."""
     own = () if exchange.request_id is None else (("x-request-id", exchange.request_id),)
+    if exchange.trace is not None and exchange.trace.traceparent is not None:
+        own = (*own, ("traceparent", exchange.trace.traceparent))
     return own if asked is None else (*ACCEPTS_BYTES, *own)
 
 

@@ -9,14 +9,23 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from service.contract import gateway
 from service.contract.answers import error_answer, render
+from service.contract.caller_timeout import timeout_of_http
 from service.contract.gateway import Answer, Route
 from service.contract.top_k import top_k_of_http
 from service.contract.upload import ACCEPT_POST, is_upload, read_body
-from service.errors import DrainingError, OverloadedError, RequestTooLargeError, ServiceError, UnauthenticatedError
+from service.errors import (
+    DrainingError,
+    OverloadedError,
+    RequestTooLargeError,
+    ServiceError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from service.native.budget import Budget, Share
 from service.native.health import Health
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
@@ -33,6 +42,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 DISCARD_SECONDS = 0.5
 DISCARD_CHUNKS = 256  # of 64 KiB
+SHORT_BODY_BYTES = 1 << 20  # read on and thrown away behind its answer
 HEALTH_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
@@ -71,9 +81,38 @@ class HttpApi:
             return
         with self._meter.request() as exchange:
             exchange.identify(_request_id(scope), (scope.get("client") or ("",))[0])
+            if (tracing := self._meter.told.tracing) is not None:
+                exchange.follow(tracing.of_http(scope, exchange.began))
             answer = await self._answer_of(scope, receive, exchange)
             if answer is not None:
+                exchange.status = answer.status
                 await _send(_about(_with_offer(answer, scope), exchange), scope, send)
+
+    def refusal(self, scope: Scope) -> Answer | None:
+        """The answer to a request of which the head is enough to refuse it; None: it is to be heard.
+
+        Under overload, what a refusal costs is taken from those who are inside: the connection writes this one itself,
+        without a task and before the body is here.
+        """
+        if scope["method"] != "POST" or self._meter.told.looks_at_each:
+            return None
+        try:
+            self._inference.check_room()
+        except (OverloadedError, UnavailableError) as error:
+            return self._refused(error, scope)
+        return None
+
+    def _refused(self, error: ServiceError, scope: Scope) -> Answer | None:
+        if not _has_short_body(dict(scope["headers"])) or isinstance(gateway.route("POST", _target(scope)), Answer):
+            return None
+        with contextlib.suppress(UnauthenticatedError):
+            self._admit(_authorizations(scope))
+            with self._meter.request() as exchange:
+                exchange.identify(_request_id(scope), "")
+                exchange.failed(error)
+                answer = _failure(str(error), is_overload=isinstance(error, OverloadedError))
+                return _about(_with_offer(answer, scope), exchange)
+        return None
 
     async def _answer_of(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
         """The answer, whatever happens; None where nobody is there to hear one."""
@@ -102,43 +141,46 @@ class HttpApi:
         return Answer(200 if state is Readiness.READY else 503, HEALTH_HEADERS, f"{state.words}\n".encode())
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer:
+        arrived = time.monotonic()
         await self._admit_caller(scope, receive, exchange)
-        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        route = gateway.route(scope["method"], target)
+        route = gateway.route(scope["method"], _target(scope))
         if isinstance(route, Answer):
             exchange.refused(route.status)
             return route
+        exchange.is_routed = True
         headers = dict(scope["headers"])
         with self._budget.share() as share:
             try:
+                self._inference.check_room()
                 body = await self._body(headers, receive, share)
-            except (RequestTooLargeError, OverloadedError):
+            except (RequestTooLargeError, OverloadedError, UnavailableError):
                 if b"expect" not in headers:
                     await _discard(receive)
                 raise
             with _while_connected(receive):
-                return await self._infer(route, headers, body, exchange)
+                return await self._infer(route, headers, body, exchange, arrived)
 
     async def _admit_caller(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Raises UnauthenticatedError, before anything of the body is kept."""
         headers = scope["headers"]
         try:
-            exchange.caller = self._admit(
-                [value.decode("latin-1") for name, value in headers if name == b"authorization"]
-            )
+            exchange.caller = self._admit(_authorizations(scope))
         except UnauthenticatedError:
             if all(name != b"expect" for name, _ in headers):
                 await _discard(receive)
             raise
 
-    async def _infer(self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange) -> Answer:
-        timeout = gateway.timeout_of(headers.get(b"grpc-timeout"))
-        deadline = None if timeout is None else time.monotonic() + timeout
+    async def _infer(
+        self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange, arrived: float
+    ) -> Answer:
+        timeout = timeout_of_http(headers)
+        deadline = None if timeout is None else arrived + timeout
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
         large = len(body) > LARGE_REQUEST_BYTES
         request = await asyncio.to_thread(read_body, body, route, headers) if large else read_body(body, route, headers)
         exchange.has_been_read(len(body))
         response = await self._inference.answer(request, exchange, top_k=top_k, deadline=deadline, large=large)
+        exchange.err_no = response.err_no
         return gateway.success(render(response))
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive, share: Share) -> bytes:
@@ -199,6 +241,26 @@ async def _discard(receive: Receive) -> None:
                     return
 
 
+def _target(scope: Scope) -> bytes:
+    path: bytes = scope["raw_path"]
+    return path + b"?" + scope["query_string"] if scope["query_string"] else path
+
+
+def _authorizations(scope: Scope) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+
+
+def _has_short_body(headers: dict[bytes, bytes]) -> bool:
+    """Of a length that is told and that the caller is going to send whatever we say."""
+    length = headers.get(b"content-length", b"")
+    return length.isdigit() and int(length) <= SHORT_BODY_BYTES and not {b"expect", b"transfer-encoding"} & set(headers)
+
+
+@lru_cache(maxsize=16)
+def _failure(message: str, *, is_overload: bool) -> Answer:
+    return gateway.failure((OverloadedError if is_overload else UnavailableError)(message))
+
+
 def _with_offer(answer: Answer, scope: Scope) -> Answer:
     """To callers that use what stock has not, the answer says which media types they may send."""
     asks = any(name == b"x-top-k" or (name == b"content-type" and is_upload(value)) for name, value in scope["headers"])
@@ -210,8 +272,13 @@ def _request_id(scope: Scope) -> str | None:
 
 
 def _about(answer: Answer, exchange: Exchange) -> Answer:
-    """The answer with the id and the times of its request, where there are any to tell."""
-    told = (("x-request-id", exchange.request_id), ("server-timing", exchange.server_timing))
+    """The answer with the id, the times and the model's version of its request, where there are any to tell."""
+    told = (
+        ("x-request-id", exchange.request_id),
+        ("server-timing", exchange.server_timing),
+        ("x-model-version", exchange.told_version),
+        ("traceparent", exchange.trace.traceparent if exchange.trace else None),
+    )
     headers = [(name.encode(), value.encode()) for name, value in told if value is not None]
     return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 

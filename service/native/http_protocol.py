@@ -3,10 +3,15 @@
 import asyncio
 import math
 import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import httptools
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from service.contract.gateway import Answer
 
 MAX_HEAD_BYTES = 64 << 10  # Go's HTTP server, which stock is, takes 1 MiB; a thousand connections may each have one
 MAX_HEADERS = 500
@@ -30,12 +35,14 @@ class HttpProtocol(HttpToolsProtocol):
     _last: RequestResponseCycle | None = None  # the request whose answer is going to close the connection
     _answering: RequestResponseCycle | None = None  # the request in progress; later ones that are here wait for it
     _reading: asyncio.TimerHandle | None = None  # while a request is on its way, or the first one is awaited
+    _refusal: "Callable[[HTTPScope], Answer | None] | None" = None  # of the application, by a request's head alone
     _head_bytes = 0  # since the last head or piece of a body was complete; trailers count as well
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has connected."""
         super().connection_made(transport)
         self._ends_at = self.loop.time() + self.max_age * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)
+        self._refusal = getattr(self.config.app, "refusal", None)
         if len(self.connections) > self.max_connections:
             self._end_with(FULL)
         else:
@@ -66,6 +73,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first bytes of a request."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         if self._reading is None:
             self._expect_request()
 
@@ -74,7 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
-            if self.is_draining or self.loop.time() > self._ends_at:
+            if self._is_old:
                 self._close_after(self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -87,10 +95,30 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._stop_timer()
             super().on_message_complete()
+            if self.cycle.response_complete:  # refused before its end came: only now is the connection idle
+                self._unset_keepalive_if_required()
+                wait, end = self.timeout_keep_alive, self.timeout_keep_alive_handler
+                self.timeout_keep_alive_task = self.loop.call_later(wait, end)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        answer = self._refusal(cycle.scope) if self._refusal and self._may_refuse(cycle) else None
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._write(answer, cycle)
+
+    def _may_refuse(self, cycle: RequestResponseCycle) -> bool:
+        """Whether an answer can be written here and now, for a connection that goes on and a caller that reads."""
+        return cycle.keep_alive and not (self._is_old or self.pipeline or self.flow.write_paused)
+
+    def _write(self, answer: "Answer", cycle: RequestResponseCycle) -> None:
+        headers = (*self.server_state.default_headers, *answer.headers, (b"content-length", b"%d" % len(answer.body)))
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], fields, answer.body))
+        cycle.response_started = cycle.response_complete = True
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """No more requests after those that are on their way: one may be in the network, or half here.
@@ -106,6 +134,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _close_if_idle(self) -> None:
         if self._is_idle and self._head_bytes == 0:
             self.transport.close()
+
+    @property
+    def _is_old(self) -> bool:
+        return self.is_draining or self.loop.time() > self._ends_at
 
     @property
     def _is_idle(self) -> bool:

@@ -19,12 +19,21 @@ log = logging.getLogger("regnetx.inference")
 class Inference:
     """Unpack, classify, respond. What is answered in band never leaves here as an exception."""
 
-    def __init__(self, classifier: Classifier, *, service: str, op: str, classes: int) -> None:
-        """``service``: the name that requests must use; ``op``: the name that error messages use."""
-        self._classifier = classifier
+    def __init__(self, classifier: Classifier, *, service: str, op: str, classes: int, version: str = "") -> None:
+        """``service``: the name that requests must use; ``op``: the name that error messages use; others: ``use``."""
         self._service = service
         self._op = op
+        self.use(classifier, classes=classes, version=version)
+
+    def use(self, classifier: Classifier, *, classes: int, version: str) -> None:
+        """From now on with this one, of a ``version`` of the model; requests that have begun end with theirs."""
+        self._classifier = classifier
         self.classes = classes
+        self.version = version
+
+    def check_room(self) -> None:
+        """Raises OverloadedError or UnavailableError where no request would be taken now: why read it then."""
+        self._classifier.check_room()
 
     async def answer(
         self,
@@ -45,6 +54,8 @@ class Inference:
             name = self._service
             images = await asyncio.to_thread(unpack, request, name) if large else unpack(request, name)
             exchange.images = len(images)
+            exchange.model_version = self.version
+            top_k = top_k and min(top_k, self.classes)  # checked against the classes of a version ago, perhaps
             predictions = await self._classifier.classify(
                 images, top_k=top_k or 1, deadline=deadline, times=exchange.times
             )

@@ -1,9 +1,16 @@
 """Host and port of the configuration -> sockets that wait for callers, or one line that says why there are none."""
 
+import logging
+import resource
 import socket
 from typing import Any
 
 from service.errors import ConfigError
+
+log = logging.getLogger("regnetx.frontend")
+
+MOST_DESCRIPTORS = 65536
+OWN_DESCRIPTORS = 100  # files, engines and the loop; gRPC's connections are counted by nobody
 
 
 def bind(host: str, port: int, key: str, host_key: str = "native.host") -> socket.socket:
@@ -44,6 +51,18 @@ def grpc_address(holder: socket.socket) -> str:
     """The address of a reserved port in gRPC's notation; numeric, so that nobody resolves a name differently."""
     host, port = holder.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def allow_connections(most: int) -> None:
+    """Let this process have as many descriptors as the system allows; often it begins with 1024, one a connection.
+
+    ``most``: connections of HTTP that it takes; a line in the log says where there are too few descriptors for them.
+    """
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = MOST_DESCRIPTORS if allowed == resource.RLIM_INFINITY else min(allowed, MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken, allowed))
+    if taken < most + OWN_DESCRIPTORS:
+        log.warning("native.max_connections: %d, but a process may have %d descriptors (ulimit -n)", most, taken)
 
 
 def engine_listener() -> socket.socket:

@@ -10,6 +10,7 @@ import os
 from bisect import bisect_left
 
 from service.native.metrics import ALL, CELLS, Family, Kind, Vital, cell_of
+from service.native.shared_memory import anonymous, needed_for
 
 BYTES = CELLS * 8
 
@@ -25,10 +26,9 @@ class Block:
 
     @classmethod
     def create(cls) -> "Block":
-        """New cells, all 0."""
-        descriptor = os.memfd_create("regnetx-metrics", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, BYTES)
-        return cls(descriptor, writable=True)
+        """New cells, all 0. Raises StartupError where there is no memory for them."""
+        with needed_for("what a process counts", BYTES):
+            return cls(anonymous("metrics", BYTES), writable=True)
 
     def forget_process(self) -> None:
         """The process has ended: what it was just doing is over, what it has counted stays counted."""
@@ -38,6 +38,15 @@ class Block:
             if family.kind is Kind.GAUGE:
                 for labels in family.series():
                     self.cells[cell_of(family, labels)] = 0.0
+
+    def absorb(self, other: "Block") -> None:
+        """Count on what a process has counted that will not come back."""
+        for family in ALL:
+            if family.kind is not Kind.GAUGE:
+                for labels in family.series():
+                    first = cell_of(family, labels)
+                    for cell in range(first, first + family.cells_of_one):
+                        self.cells[cell] += other.cells[cell]
 
     def close(self) -> None:
         """Unmap, and give the descriptor back."""

@@ -115,9 +115,14 @@ BATCH_SIZE = Family(Kind.HISTOGRAM, "regnetx_batch_size", "Images in one run of 
 SLOTS_IN_USE = Family(Kind.GAUGE, "regnetx_slots_in_use", "Slots that belong to a request now.")
 SUBMITTED_IMAGES = Family(Kind.GAUGE, "submitted_images", "Images that an engine owes an answer for.")
 RUNNING_IMAGES = Family(Kind.GAUGE, "running_images", "Images in the run that an engine is at.")
+CERTIFICATE_EXPIRY = Family(
+    Kind.GAUGE, "regnetx_tls_certificate_expiry_timestamp_seconds",
+    "When the certificate in force expires; of frontends that differ, the first. No series without TLS.",
+)  # fmt: skip
 
 SHOWN = (REQUESTS, REQUEST_SECONDS, REQUESTS_IN_FLIGHT, STAGE_SECONDS, IMAGES, BATCH_SIZE, SLOTS_IN_USE)
-ALL = (*SHOWN, SUBMITTED_IMAGES, RUNNING_IMAGES)  # what is not shown is read for the difference of the two
+# What is not shown is not summed: the first two are read for their difference, the last for its least.
+ALL = (*SHOWN, SUBMITTED_IMAGES, RUNNING_IMAGES, CERTIFICATE_EXPIRY)
 
 
 class Vital(Enum):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from service.errors import (
     DeadlineExceededError,
@@ -25,6 +26,9 @@ from service.native.access_log import Times, request_id_of, write_line
 from service.native.metric_block import Block, Counter, Gauge, Histogram
 from service.native.metrics import REQUEST_SECONDS, REQUESTS, REQUESTS_IN_FLIGHT, STAGE_SECONDS, Door, Outcome, Stage
 
+if TYPE_CHECKING:
+    from service.native.tracing import Trace, Tracing
+
 OUTCOMES: dict[type[ServiceError], Outcome] = {
     UnauthenticatedError: Outcome.UNAUTHENTICATED,
     MalformedRequestError: Outcome.BAD_REQUEST,
@@ -45,10 +49,18 @@ OF_STATUS = {404: Outcome.NOT_FOUND, 405: Outcome.METHOD_NOT_ALLOWED}
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of single requests beside the metrics: a line in the log, their times in their answers."""
+    """What is said of single requests beside the metrics: a line in the log, their times and their model in
+    their answers."""
 
     access_log: bool = False
     server_timing: bool = False
+    model_version: bool = False
+    tracing: "Tracing | None" = None
+
+    @property
+    def looks_at_each(self) -> bool:
+        """Whether anything is said of a request that is not in its metrics and its answer's id."""
+        return self.access_log or self.server_timing or self.tracing is not None
 
 
 class RequestMeter:
@@ -70,15 +82,22 @@ class RequestMeter:
 class Exchange:
     """One request. It counts as answered unless it is told otherwise, or ended by an exception."""
 
-    __slots__ = ("_began", "_meter", "caller", "images", "outcome", "peer", "request_id", "size", "times")
+    __slots__ = (
+        "_began", "_meter", "caller", "err_no", "images", "is_routed", "model_version", "outcome", "peer", "request_id",
+        "size", "status", "times", "trace",
+    )  # fmt: skip
 
     def __init__(self, meter: RequestMeter) -> None:
         self._meter = meter
         self.outcome = Outcome.ANSWERED
         self.request_id: str | None = None
         self.times = Times() if meter.told.access_log or meter.told.server_timing else None
-        self.peer = self.caller = ""
+        self.peer = self.caller = self.model_version = ""
         self.images = self.size = 0
+        self.err_no: int | None = None  # of an answer in band
+        self.status: int | None = None  # of HTTP or of gRPC
+        self.is_routed = False  # its target names something here
+        self.trace: Trace | None = None
 
     def __enter__(self) -> "Exchange":
         self._began = time.perf_counter()
@@ -90,13 +109,26 @@ class Exchange:
         self.request_id = request_id_of(given, needed=self._meter.told.access_log)
         self.peer = peer
 
+    @property
+    def began(self) -> float:
+        """Seconds of ``time.perf_counter``."""
+        return self._began
+
+    def follow(self, trace: "Trace") -> None:
+        """It is traced, and so are its stations if its trace is sampled."""
+        self.trace = trace
+        if trace.is_sampled:
+            self.times = self.times or Times()
+            self.times.stays = {}
+
     def has_been_read(self, size: int) -> None:
         """The whole request, of ``size`` bytes, is here and understood."""
-        seconds = time.perf_counter() - self._began
-        self._meter.read.observe(seconds)
+        now = time.perf_counter()
+        self._meter.read.observe(now - self._began)
         self.size = size
         if self.times:
-            self.times.read = seconds
+            self.times.read = now - self._began
+            self.times.stayed(Stage.READ, self._began, now)
 
     @property
     def server_timing(self) -> str | None:
@@ -105,10 +137,16 @@ class Exchange:
             return None
         return self.times.server_timing(time.perf_counter() - self._began)
 
+    @property
+    def told_version(self) -> str | None:
+        """The version of the model that classified it, where answers are to tell it and one did."""
+        return self.model_version or None if self._meter.told.model_version else None
+
     def failed(self, error: BaseException) -> None:
         """It will be answered with this error, if at all."""
         if isinstance(error, ServiceError):
             self.outcome = OUTCOMES[type(error)]
+            self.err_no = error.err_no
         elif isinstance(error, asyncio.CancelledError):
             self.outcome = Outcome.CALLER_LEFT
         else:
@@ -126,6 +164,8 @@ class Exchange:
         self._meter.counts[self.outcome].add()
         if self.outcome is Outcome.ANSWERED:
             self._meter.seconds.observe(time.perf_counter() - self._began)
+        if self.trace is not None:
+            self.trace.end(self)
         if self._meter.told.access_log:
             self._write_line()
         self._meter.in_flight.add(-1)  # last: who sees that nothing is in flight sees everything counted
@@ -133,11 +173,13 @@ class Exchange:
     def _write_line(self) -> None:
         times = self.times.milliseconds() if self.times else {}
         caller = {"caller": self.caller} if self.caller else {}
+        trace = {"trace_id": self.trace.trace_id} if self.trace else {}
+        model = {"model": self.model_version} if self.model_version else {}
         write_line(
             {
-                "id": self.request_id, "door": str(self._meter.door), "peer": self.peer, **caller,
+                "id": self.request_id, **trace, "door": str(self._meter.door), "peer": self.peer, **caller,
                 "outcome": str(self.outcome),
-                "images": self.images, "bytes": self.size,
+                "images": self.images, "bytes": self.size, **model,
                 "ms": round((time.perf_counter() - self._began) * 1e3, 2), **times,
             }
         )  # fmt: skip

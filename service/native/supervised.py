@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from service.errors import StartupError
@@ -24,6 +25,10 @@ ENVIRONMENTS = {"frontend": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 MODULES = {"engine": "service.native.engine_process", "frontend": "service.native.frontend"}
 
 
+class ChildGoneError(Exception):
+    """The process that was asked is not there, or ended before it replied."""
+
+
 class Child:
     """One supervised process: kept running until ``stopping``, with growing pauses if it keeps dying."""
 
@@ -33,15 +38,23 @@ class Child:
         self.name = f"{kind} {number}"
         self.ready = asyncio.Event()
         self.failure: str | None = None
+        self.why_down = ""  # what the last process said before it ended; until another is ready
         self.stopping = False
         self.was_ready = False
         self.restarts = 0
         self.block = Block.create()
         self.vitals = Vitals(self.block)
-        self._order = {**order, "block": self.block.descriptor}
-        self._descriptors = (*descriptors, self.block.descriptor)
+        self.generation: int | None = None  # of the model, that the process serves
+        self.renew(order, descriptors)
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}  # by the number of the question
+        self._asked = 0
         self._control: Control | None = None
         self._process: asyncio.subprocess.Process | None = None
+
+    def renew(self, order: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        """What the next process of this child is told; the one that runs does not hear of it."""
+        self._order = {**order, "block": self.block.descriptor}
+        self._descriptors = (*descriptors, self.block.descriptor)
 
     @property
     def pid(self) -> int | None:
@@ -57,6 +70,7 @@ class Child:
             code = await self._run_once()
             self.ready.clear()
             self.block.forget_process()
+            self.why_down = self.failure or ""
             if self.stopping:
                 return
             if not self.was_ready:
@@ -72,6 +86,35 @@ class Child:
         """Send the child a message, if it is there."""
         if self._control is not None:
             self._control.send(message)
+
+    async def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """The child's reply to a message. Raises ChildGoneError."""
+        if self._control is None:
+            raise ChildGoneError
+        self._asked += 1
+        question = self._asked
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._replies[question] = reply
+        self._control.send(message | {"question": question}, descriptors)
+        try:
+            return await reply
+        finally:
+            del self._replies[question]
+
+    def kill(self) -> None:
+        """End the process at once; ``run`` starts another."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def first_ready(self, life: "asyncio.Task[None]") -> None:
+        """Until it is ready; ``life``: the task of ``run``. Raises what that raises."""
+        ready = asyncio.create_task(self.ready.wait())
+        try:
+            await asyncio.wait([ready, life], return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                life.result()
+        finally:
+            ready.cancel()
 
     async def stop(self, grace: float) -> None:
         """Let it end within ``grace`` seconds, then end it."""
@@ -90,24 +133,20 @@ class Child:
         """End the control connection: for an engine, the order to stop."""
         self.stopping = True
         if self._control is not None:
+            # First: the next socket may get its number, and the loop would take it for this one.
+            asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
             self._control = None
 
     async def _run_once(self) -> int:
         self.failure = None
-        control, theirs = control_pair()
-        with theirs:
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", MODULES[self.kind], str(theirs.fileno()), str(os.getpid()),
-                    pass_fds=(theirs.fileno(), *self._descriptors), stdin=asyncio.subprocess.DEVNULL,
-                    env={**ENVIRONMENTS.get(self.kind, {}), **os.environ},
-                )  # fmt: skip
-            except OSError as error:  # no memory or no process to be had: later, perhaps
-                control.close()
-                self.failure = f"{self.name} cannot be started: {error.strerror}"
-                return os.EX_OSERR
+        try:
+            control, self._process = await self._start()
+        except (OSError, RuntimeError) as error:  # no memory, process, thread or descriptor to be had: later, perhaps
+            self.failure = f"{self.name} cannot be started: {getattr(error, 'strerror', None) or error}"
+            return os.EX_OSERR
         self._control = control
+        self.generation = self._order.get("number")
         control.send(self._order)
         loop = asyncio.get_running_loop()
         loop.add_reader(control, self._hear, control)
@@ -118,6 +157,23 @@ class Child:
                 loop.remove_reader(control)
                 control.close()
             self._control = None
+            for reply in self._replies.values():
+                if not reply.done():
+                    reply.set_exception(ChildGoneError())
+
+    async def _start(self) -> tuple[Control, asyncio.subprocess.Process]:
+        control, theirs = control_pair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", MODULES[self.kind], str(theirs.fileno()), str(os.getpid()),
+                    pass_fds=(theirs.fileno(), *self._descriptors), stdin=asyncio.subprocess.DEVNULL,
+                    env={**ENVIRONMENTS.get(self.kind, {}), **os.environ},
+                )  # fmt: skip
+            except BaseException:
+                control.close()
+                raise
+        return control, process
 
     def _hear(self, control: Control) -> None:
         try:
@@ -125,10 +181,26 @@ class Child:
         except EOFError:
             asyncio.get_running_loop().remove_reader(control)
             return
+        if "question" in message:
+            reply = self._replies.get(message["question"])
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+            return
         self.failure = message.get("failed", self.failure)
         if message.get("ready"):
             self.was_ready = True
+            self.why_down = ""
             self.ready.set()
+
+
+async def all_of(*awaited: Coroutine[Any, Any, None]) -> None:
+    """All together; the error of the first that has one ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in awaited:
+                group.create_task(one)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def _how_it_ended(code: int) -> str:

@@ -1,15 +1,19 @@
 """The supervisor: starts engines and frontends, starts again what dies, drains on SIGTERM. It touches no request."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from service.config import Config
 from service.native.condition import Condition
-from service.native.listen import bind, engine_listener, grpc_address, reserve
-from service.native.supervised import Child
-from service.ops.model import Model
+from service.native.generation import Generation
+from service.native.listen import bind, grpc_address, reserve
+from service.native.reload import Reloader, read_model
+from service.native.supervised import Child, all_of
+from service.native.versions import Versions
+from service.native.watchdog import end_the_stuck
 
 if TYPE_CHECKING:
     from service.native.admin import AdminDoor
@@ -23,49 +27,69 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        model: Model,
+        asked: Config,
         announce: Callable[[int | None, int | None], None],
         announce_admin: Callable[[int], None],
     ) -> None:
-        """``announce``: called once with the HTTP and the gRPC port when requests are answered; ``announce_admin``:
-        before that, with the port of metrics and health, if they have one."""
+        """``config``: in force; ``asked``: the same before ``auto`` became an engine, which a reload starts from.
+
+        ``announce``: called once with the HTTP and the gRPC port when requests are answered; ``announce_admin``: before
+        that, with the port of metrics and health, if they have one. Raises StartupError as a Generation does.
+        """
         self._config = config
-        self._model = model
+        self._asked = asked
         self._announce = announce
         self._announce_admin = announce_admin
+        self._versions = Versions(Generation(0, *read_model(config)))
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. Raises StartupError if it cannot start."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        engines, frontends = self._children()
-        condition = Condition(engines, frontends)
+        """Serve until SIGTERM or SIGINT, then drain; SIGHUP reloads the model. Raises StartupError where it cannot."""
+        self._open_doors()
+        frontends = [
+            Child("frontend", number, *self._order(self._versions.current)) for number in range(self._config.frontends)
+        ]
+        reloader = Reloader(self._asked, self._versions, frontends, self._order)
+        stop = _heed_signals(reloader.wanted)
+        condition = Condition(self._versions, frontends)
         admin = await self._open_admin(condition)
-        lives = [asyncio.create_task(child.run()) for child in (*engines, *frontends)]
+        self._versions.current.start()
+        lives = [asyncio.create_task(frontend.run()) for frontend in frontends]
         try:
-            await self._serve(lives, [*engines, *frontends], stop)
+            await self._serve(frontends, lives, reloader, stop)
         finally:
             condition.draining = True
-            await self._end(engines, frontends, lives)
+            await self._end(frontends, lives)
             if admin:
                 await admin.close()
 
-    async def _serve(self, lives: list["asyncio.Task[None]"], children: list[Child], stop: asyncio.Event) -> None:
+    async def _serve(
+        self, frontends: list[Child], lives: list["asyncio.Task[None]"], reloader: Reloader, stop: asyncio.Event
+    ) -> None:
         stopped = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(_all_ready(children))
+        ready = asyncio.create_task(self._all_ready(frontends, lives))
+        forever: list[asyncio.Task[None]] = []
         try:
-            await _first([stopped, ready, *lives])
-            if ready.done():
-                self._announce(self._http_port, self._rpc_port)
-                await _first([stopped, *lives])
+            await _first([stopped, ready])
+            if not ready.done():
+                return
+            ready.result()  # raises why it could not start
+            self._announce(self._http_port, self._rpc_port)
+            forever = [
+                asyncio.create_task(reloader.run()),
+                asyncio.create_task(end_the_stuck(lambda: self._versions.all_engines)),
+            ]
+            await _first([stopped, *forever, *lives])
         finally:
-            stopped.cancel()
-            ready.cancel()
-        for life in lives:
-            if life.done():
-                life.result()  # raises why it could not start
+            for task in (stopped, ready, *forever):
+                task.cancel()
+            await asyncio.gather(stopped, ready, *forever, return_exceptions=True)
+        for task in (*forever, *lives):
+            if task.done() and not task.cancelled():
+                task.result()  # raises what nobody thought of
+
+    async def _all_ready(self, frontends: list[Child], lives: list["asyncio.Task[None]"]) -> None:
+        waits = (child.first_ready(life) for child, life in zip(frontends, lives, strict=True))
+        await all_of(self._versions.current.ready(), *waits)
 
     async def _open_admin(self, condition: Condition) -> "AdminDoor | None":
         """Metrics and health, where they are asked for; only then does this process load an HTTP server."""
@@ -73,12 +97,12 @@ class Supervisor:
             return None
         from service.native.admin import AdminDoor
 
-        door = AdminDoor(self._config, self._model, condition)
+        door = AdminDoor(self._config, self._versions, condition)
         await door.open(self._admin)
         self._announce_admin(self._admin.getsockname()[1])
         return door
 
-    async def _end(self, engines: list[Child], frontends: list[Child], lives: list["asyncio.Task[None]"]) -> None:
+    async def _end(self, frontends: list[Child], lives: list["asyncio.Task[None]"]) -> None:
         native = self._config.native
         grace = (native.drain_delay_ms + native.drain_timeout_ms) / 1000
         if self._http:
@@ -87,46 +111,51 @@ class Supervisor:
             frontend.say({"drain": True})
         # A little more than a frontend's own bound, so that it is the frontend that cuts what is late.
         await asyncio.gather(*(frontend.stop(grace + STOP_SECONDS) for frontend in frontends))
-        for engine in engines:
-            engine.hang_up()
-        await asyncio.gather(*(engine.stop(STOP_SECONDS) for engine in engines))
+        await self._versions.stop(STOP_SECONDS)
         for life in lives:
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)
 
-    def _children(self) -> tuple[list[Child], list[Child]]:
-        """One engine process an instance, one frontend process a worker, with the sockets they listen on."""
+    def _open_doors(self) -> None:
+        """The sockets that all frontends share, so that one that is started again listens where the others do."""
         config = self._config
-        order = {"config": config.model_dump_json(by_alias=True)}
-        listeners = [engine_listener() for _ in range(config.regnet.concurrency)]
-        engines = [
-            Child("engine", instance, {**order, "instance": instance, "listener": fd}, (fd,))
-            for instance, fd in enumerate(listener.fileno() for listener in listeners)
-        ]
-        self._listeners = listeners  # kept open: frontends that wait for a restarted engine wait in its backlog
         self._http = bind(config.native.host, config.http_port, "http_port") if config.http_port is not None else None
         self._rpc = reserve(config.native.host, config.rpc_port, "rpc_port") if config.rpc_port is not None else None
         self._http_port = self._http.getsockname()[1] if self._http else None
         self._rpc_port = self._rpc.getsockname()[1] if self._rpc else None
         port, host = config.admin_port, config.admin_host
         self._admin = bind(host, port, "dag.prometheus_port", "native.admin_host") if port is not None else None
-        blocks = [engine.block.descriptor for engine in engines]
+
+    def _order(self, generation: Generation) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """What a frontend is told that begins with this generation, and the descriptors that it inherits."""
+        facts, *blocks = generation.descriptors
         doors = {
-            "engine_blocks": blocks,
-            "engines": [listener.getsockname().hex() for listener in listeners],
             "http": self._http.fileno() if self._http else None,
             "rpc": grpc_address(self._rpc) if self._rpc else None,
         }
-        inherited = (*blocks, self._http.fileno()) if self._http else tuple(blocks)
-        frontends = [Child("frontend", number, {**order, **doors}, inherited) for number in range(config.frontends)]
-        return engines, frontends
+        inherited = (*generation.descriptors, *([self._http.fileno()] if self._http else []))
+        return {**generation.order, **doors, "model": facts, "engine_blocks": blocks}, inherited
 
 
-async def _all_ready(children: list[Child]) -> None:
-    for child in children:
-        await child.ready.wait()
+def _heed_signals(reload: asyncio.Event) -> asyncio.Event:
+    """Set when SIGTERM or SIGINT says stop. SIGHUP sets ``reload``, unless it says that our terminal has gone."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    had_terminal = _has_terminal()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: (stop if had_terminal and not _has_terminal() else reload).set())
+    return stop
 
 
-async def _first(awaited: "list[asyncio.Future[Any]]") -> None:
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+async def _first(awaited: "list[asyncio.Task[Any]]") -> None:
     """Until one of them is done."""
     await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)

@@ -23,6 +23,7 @@ class Identity:
     key: bytes = field(repr=False)
     client_ca: bytes | None
     context: ssl.SSLContext = field(compare=False, repr=False)
+    expires: float  # of the certificate, seconds since the epoch
 
 
 def read_identity(native: Native) -> Identity | None:
@@ -35,10 +36,10 @@ def read_identity(native: Native) -> Identity | None:
         return None
     contents = _contents(native, native.tls_certificate, native.tls_key)
     context = _context(native, native.tls_certificate)
-    _prove(context, native.tls_certificate)
+    expires = _prove(context, native.tls_certificate)
     if _contents(native, native.tls_certificate, native.tls_key) != contents:  # gRPC gets these, HTTP what came after
         raise ConfigError(f"native.tls_certificate: {native.tls_certificate} changed while it was read")
-    return Identity(*contents, context)
+    return Identity(*contents, context, expires)
 
 
 def _contents(native: Native, certificate: str, key: str) -> tuple[bytes, bytes, bytes | None]:
@@ -141,15 +142,18 @@ def _locked(path: str | None) -> Callable[[], str]:
     return refuse
 
 
-def _prove(server: ssl.SSLContext, certificate: str) -> None:
-    """Shake hands with ourselves, in memory: expired, not yet valid, not for servers. Raises ConfigError."""
+def _prove(server: ssl.SSLContext, certificate: str) -> float:
+    """Shake hands with ourselves, in memory, and see when what is shown expires, in seconds since the epoch.
+
+    Raises ConfigError for a certificate that has expired, is not valid yet or not for servers.
+    """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False  # callers know by which name they call
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is the anchor, whoever signed it
     client.load_verify_locations(certificate)
     server.verify_mode, asked = ssl.CERT_NONE, server.verify_mode
     try:
-        _shake_hands(client, server)
+        return ssl.cert_time_to_seconds(_shake_hands(client, server))
     except ssl.SSLCertVerificationError as error:
         raise ConfigError(
             f"native.tls_certificate: {certificate}: {error.verify_message}; accepted: a server's certificate that is"
@@ -161,7 +165,8 @@ def _prove(server: ssl.SSLContext, certificate: str) -> None:
         server.verify_mode = asked
 
 
-def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
+    """``notAfter`` of what the server shows."""
     ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(ours, theirs), server.wrap_bio(theirs, ours, server_side=True)]
     for step in range(STEPS_OF_A_HANDSHAKE):
@@ -170,7 +175,8 @@ def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
         except ssl.SSLWantReadError:
             continue
         if step % 2:
-            return
+            break
+    return str((ends[0].getpeercert() or {})["notAfter"])
 
 
 def _reason(error: OSError) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import ConfigError, ModelError
+from service.ops.content import sha256_of
 from service.ops.facts import Facts, read_facts
-from service.ops.model import Model, expected_sha256, onnx_file, sha256_of
+from service.ops.model import Model, expected_sha256, onnx_file
 
 INT8_FILE = "inference.int8.onnx"
 RECORD_FILE = "inference.int8.yml"

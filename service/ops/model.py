@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from service.errors import ModelError
+from service.ops.content import sha256_of
 from service.ops.converted import CONVERTED_FILE, converted_labels, read_converted
 from service.ops.facts import Facts, read_facts, read_text
 
@@ -101,18 +101,6 @@ def onnx_file(model: Model, *, engine: str) -> Path:
             " or take native.engine: paddle"
         )
     return model.onnx
-
-
-def sha256_of(file: Path) -> str:
-    """In hexadecimal. Raises ModelError where the file cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def _converted(model_config: Path) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import StartupError
 from service.ops.model import Model, load_model, verify_files
+from service.paddle_serving.pipeline_config import refuse_closed_doors
 
 LOGS = "PipelineServingLogs"  # stock's own name for the folder of its logs, in the working directory
 
@@ -20,6 +21,7 @@ def main() -> int:
     environment = {**os.environ, **({MODEL_VARIABLE: arguments.model} if arguments.model else {})}
     try:
         config = load_config(arguments.config, environment)
+        refuse_closed_doors(config.native, environment)
         model = load_model(Path(config.regnet.local_service_conf.model_config_))
         verify_files(model)
         _serve(config, model)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from service.config import Config, LocalService
+from service.config import Config, LocalService, Native
+from service.config_source import short
 from service.errors import ConfigError
 from service.ops.model import Model
 
 LOWEST_PORT = 1024  # pipeline_server.py, ServerYamlConfChecker
 OF_DEVICES = (1, 2, 4, 5)  # device types for which stock reads numbers from `devices`
+OF_LITE = (3, 4, 5, 6)  # device types of other libraries, which stock hands the precision on to
+OF_DOORS = ("tls_certificate", "tls_key", "tls_client_ca", "tokens_file")
+TOKENS_VARIABLE = "REGNETX_TOKENS"  # service.native.tokens.VARIABLE, which Python 3.9 cannot import
 
 
 def pipeline_config(config: Config, model: Model) -> dict[str, Any]:
@@ -22,6 +27,7 @@ def pipeline_config(config: Config, model: Model) -> dict[str, Any]:
     """
     _check_ports(config)
     _check_devices(config.regnet.local_service_conf)
+    _check_precision(config.regnet.local_service_conf)
     values = config.model_dump(by_alias=True, exclude_none=True, exclude={"native"})
     # NOTE stock's own door would listen on all interfaces, with counters that miss what comes between two scrapes
     values["dag"]["enable_prometheus"] = False
@@ -33,6 +39,20 @@ def pipeline_config(config: Config, model: Model) -> dict[str, Any]:
     op["local_service_conf"]["model_config"] = str(model.program.parent.resolve())
     del op["local_service_conf"]["fetch_list"]
     return values
+
+
+def refuse_closed_doors(native: Native, environment: Mapping[str, str]) -> None:
+    """Raises ConfigError where TLS or tokens are asked for: stock has neither, and would let everybody in.
+
+    The message holds no token.
+    """
+    found = [f"native.{key}: {short(repr(value))}" for key in OF_DOORS if (value := getattr(native, key)) is not None]
+    found += [f"environment: {TOKENS_VARIABLE}"] if TOKENS_VARIABLE in environment else []
+    if found:
+        raise ConfigError(
+            f"{found[0]} is not accepted by the stock runtime, which has neither TLS nor tokens; "
+            "accepted: no such setting, and a gateway in front, or the native runtime"
+        )
 
 
 def _check_ports(config: Config) -> None:
@@ -47,3 +67,30 @@ def _check_devices(local: LocalService) -> None:
             f"devices: '' is not accepted by the stock runtime beside device_type {local.device_type}; "
             "accepted: numbers of devices, such as '0'"
         )
+
+
+def _check_precision(local: LocalService) -> None:
+    """Stock would compute float32 and say so nowhere but in its log."""
+    if local.device_type in OF_LITE:
+        return
+    accepted = _precisions(local)
+    if local.precision not in accepted:
+        raise ConfigError(
+            f"op.*.local_service_conf.precision: {local.precision} is not accepted by the stock runtime "
+            f"{_device(local)}, where it would compute fp32; accepted: {', '.join(accepted)}"
+        )
+
+
+def _precisions(local: LocalService) -> tuple[str, ...]:
+    """Those that stock's local_predict.py really sets."""
+    if local.on_tensorrt:
+        return "fp32", "fp16", "int8"
+    if local.on_gpu:
+        return ("fp32",)
+    return ("fp32", "bf16") if local.ir_optim else ("fp32",)
+
+
+def _device(local: LocalService) -> str:
+    if local.on_gpu:
+        return "on a GPU with TensorRT" if local.on_tensorrt else "on a GPU without TensorRT"
+    return "on the CPU" if local.ir_optim else "on the CPU without ir_optim"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -132,8 +133,13 @@ def config_maps_and_secrets_are_there(manifests: Manifests) -> Complaints:
 @check
 def config_maps_roll_out(manifests: Manifests) -> Complaints:
     for one in manifests.of("ConfigMap"):
-        if not re.search(r"-[a-z0-9]{10}$", one["metadata"]["name"]):
+        if not is_dashboard(one) and not re.search(r"-[a-z0-9]{10}$", one["metadata"]["name"]):
             yield f"ConfigMap {one['metadata']['name']}: without a hash a change of it does not roll out"
+
+
+def is_dashboard(document: dict[str, Any]) -> bool:
+    """Whether Grafana's sidecar takes it for one."""
+    return bool(document["metadata"].get("labels", {}).get("grafana_dashboard") == "1")
 
 
 @check
@@ -508,3 +514,14 @@ def an_operator_selects_monitors_and_rules(manifests: Manifests) -> Complaints:
         "release" not in one["metadata"]["labels"] for one in found
     ):
         yield "monitoring: the label release is not on ServiceMonitor and PrometheusRule alike"
+
+
+@check
+def grafana_finds_the_dashboard(manifests: Manifests) -> Complaints:
+    found = [one for one in manifests.of("ConfigMap") if is_dashboard(one)]
+    if len(found) != len(manifests.of("ServiceMonitor")):
+        yield f"dashboards: {len(found)} ConfigMaps with the label grafana_dashboard, where pods are watched"
+    for one in found:
+        [text] = one["data"].values()
+        if one["metadata"]["name"] != "regnetx-dashboard" or "uid" not in json.loads(text):
+            yield f"ConfigMap {one['metadata']['name']}: another name, or another uid, is a second dashboard"

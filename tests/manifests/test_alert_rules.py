@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from real_prometheus import tools
 from rendering import K8S, ROOT
 
 MONITORING = ROOT / "docker/monitoring"
@@ -21,13 +20,7 @@ CASES = yaml.safe_load((MONITORING / "rules.test.yml").read_text())["tests"]
 
 @pytest.fixture(scope="module")
 def promtool() -> Path:
-    """Where there is none, the tests are skipped with the reason; in CI they fail."""
-    command = ["sh", ROOT / "requirements/prometheus.sh", Path(sys.prefix) / "prometheus"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode and os.environ.get("CI") != "true":
-        pytest.skip(f"the alert rules are NOT tested: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip()) / "promtool"
+    return tools() / "promtool"
 
 
 def run(promtool: Path, *arguments: str, folder: Path = MONITORING) -> subprocess.CompletedProcess[str]:

@@ -263,6 +263,16 @@ BROKEN = {
         "the label release",
         WATCHED,
     ),
+    "a dashboard that Grafana does not find": Broken(
+        "components/monitoring/kustomization.yaml", 'grafana_dashboard: "1"', 'dashboard: "1"', "dashboards: 0", WATCHED
+    ),
+    "a second dashboard with each change": Broken(
+        "components/monitoring/kustomization.yaml",
+        "disableNameSuffixHash: true",
+        "disableNameSuffixHash: false",
+        "is a second dashboard",
+        WATCHED,
+    ),
     "two that own the replicas": Broken(
         "components/hpa/kustomization.yaml",
         "- op: remove\n        path: /spec/replicas",

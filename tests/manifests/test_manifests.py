@@ -60,7 +60,7 @@ def test_the_documents_of_an_overlay_are_those_it_should_have(rendered: dict[str
     more = {
         "autoscale": {"HorizontalPodAutoscaler": 1},
         "cpu+keda": {"ScaledObject": 1},
-        "monitoring": {"PrometheusRule": 1, "Service": 3, "ServiceMonitor": 1},
+        "monitoring": {"ConfigMap": 2, "PrometheusRule": 1, "Service": 3, "ServiceMonitor": 1},
         "gpu+model-fetch": {"NetworkPolicy": 3, "ConfigMap": 2},
     }
     for choice in ("cpu", "gpu", "mig", *more):

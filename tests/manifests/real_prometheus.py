@@ -1,0 +1,81 @@
+"""Prometheus and promtool: those of this machine, or Debian's, unpacked into the environment; and one that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rendering import ROOT
+from running import wait_for
+
+SECONDS = 30
+
+
+def tools() -> Path:
+    """The folder of both programs. Where there are none, the test is skipped with the reason; in CI it fails."""
+    command = ["sh", ROOT / "requirements/prometheus.sh", Path(sys.prefix) / "prometheus"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode and os.environ.get("CI") != "true":
+        pytest.skip(f"the alert rules and the dashboard are NOT tested: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One that answers on loopback."""
+
+    url: str
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """``data`` of an answer of its API. Raises HTTPError where it refuses a query."""
+        asked = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
+            return json.load(answer)["data"]
+
+    def query(self, expression: str) -> list[Any]:
+        """The series, or the one number, that an expression yields now."""
+        data = self.get("query", query=expression)
+        return list(data["result"]) if data["resultType"] == "vector" else [data["result"]]
+
+
+@contextlib.contextmanager
+def prometheus(config: dict[str, Any], folder: Path) -> Iterator[Prometheus]:
+    """One with that configuration, ready; it listens on loopback alone and keeps everything in ``folder``."""
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [
+        tools() / "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}", "--log.level=warn",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=folder)
+    try:
+        wait_for(lambda: process.poll() is not None or _is_ready(address), SECONDS)
+        assert process.poll() is None, "Prometheus ended before it was ready"
+        yield Prometheus(f"http://{address}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/-/ready", timeout=SECONDS) as answer:
+        return bool(answer.status == 200)
+    return False
