@@ -20,7 +20,7 @@ import grpc
 import pytest
 import yaml
 from calling import BODY, METHOD, TEXT, Call, all_processes, in_flight, stopped
-from running import ROOT, configuration, is_alive, start, wait_for, wait_until_ready
+from running import ROOT, is_alive, quick, start, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -68,7 +68,7 @@ def shelf(tmp_path, digits_model):
 def served(shelf, **changes):
     """The link's model in a service that tells versions, and what the service writes on standard error."""
     native = {"model_version": True, **changes.pop("native", {})}
-    values = configuration(shelf.link, dag=ADMIN, native=native, **changes)
+    values = quick(shelf.link, dag=ADMIN, native=native, **changes)
     (shelf.folder / "config.yml").write_text(yaml.safe_dump(values))
     log = shelf.folder / "log"
     with log.open("w") as stream:
@@ -158,7 +158,7 @@ def test_versions_change_under_load_and_no_request_notices_but_by_its_label(shel
         load = Load(service, 4)
         wait_for(lambda: all(load.seen) and len(load.seen) == 4)
         runs = Scrape(service)("regnetx_batch_size_count")
-        for number, name in enumerate(("new", "old", "new"), 1):
+        for number, name in enumerate(("new", "old"), 1):
             shelf.point_at(name)
             reload(service)
             wait_for(lambda number=number: reloads(service) == number)
@@ -170,7 +170,7 @@ def test_versions_change_under_load_and_no_request_notices_but_by_its_label(shel
         wait_for(lambda: all(len(mine) > count for mine, count in zip(load.seen, after, strict=True)) or load.failed)
         for mine in load.end():
             assert set(mine) == told
-            assert sum(one != other for one, other in itertools.pairwise(mine)) == 3  # each change once, at once
+            assert sum(one != other for one, other in itertools.pairwise(mine)) == 2  # each change once, at once
         wait_for(lambda: len(service.children()["engine"]) == 1)
         assert service.children()["frontend"] == before["frontend"]
         assert service.children()["engine"] != before["engine"]
@@ -205,12 +205,12 @@ def other_parameters(folder):
     (folder / "serving_server/inference.pdiparams").write_bytes(b"not these")
 
 
-def parameters_of_another_model(folder):
-    """What only the engine finds: the files are those that model.yml names, and cannot be loaded."""
-    params, facts = folder / "serving_server/inference.pdiparams", folder / "model.yml"
-    was = hashlib.sha256(params.read_bytes()).hexdigest()
-    params.write_bytes(params.read_bytes()[:5000])
-    facts.write_text(facts.read_text().replace(was, hashlib.sha256(params.read_bytes()).hexdigest()))
+def what_no_engine_can_load(folder):
+    """The file is that which model.yml names: only the engine finds out."""
+    onnx, facts = folder / "serving_server/inference.onnx", folder / "model.yml"
+    was = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    onnx.write_bytes(onnx.read_bytes()[:5000])
+    facts.write_text(facts.read_text().replace(was, hashlib.sha256(onnx.read_bytes()).hexdigest()))
 
 
 def no_files(folder):
@@ -223,7 +223,7 @@ def test_a_version_that_fails_its_check_leaves_everything_as_it_was(shelf):
         faults = {
             "labels, but output.classes": shorter_labels,
             "SHA-256 is": other_parameters,
-            "cannot be loaded|inference.pdmodel": parameters_of_another_model,
+            "inference.onnx: ": what_no_engine_can_load,
             "no such directory": no_files,
         }
         for number, (reason, break_it) in enumerate(faults.items(), 1):
@@ -304,7 +304,7 @@ def test_a_stop_during_a_reload_is_a_clean_stop(shelf):
 
 
 def test_the_end_of_its_terminal_is_a_stop_and_no_reload(shelf):
-    values = configuration(shelf.link)
+    values = quick(shelf.link)
     (shelf.folder / "config.yml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "service", "serve", "--config", str(shelf.folder / "config.yml")]
     ours, theirs = os.openpty()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from service.config import Config
@@ -29,10 +30,10 @@ class Generation:
         self.version = version_of(model)
         recorded = expected_sha256(model)
         self.params_sha256 = "" if recorded is None else recorded.text("params")  # of stock's converter none is known
-        note = note_files(config, model)
+        self._note = note_files(config, model)
         self._facts = share_model(model)
         self._order = {"config": config.model_dump_json(by_alias=True), "number": number}
-        order = {**self._order, "model": self._facts, "files": note}
+        order = {**self._order, "model": self._facts, "files": self._note}
         # Kept open: frontends that wait for an engine that is started again wait in its backlog.
         self._listeners = [engine_listener() for _ in range(config.regnet.concurrency)]
         self.engines = [
@@ -40,6 +41,14 @@ class Generation:
             for instance, fd in enumerate(listener.fileno() for listener in self._listeners)
         ]
         self._lives: list[asyncio.Task[None]] = []
+
+    def answers_as(self, other: "Generation") -> bool:
+        """Whether it is the same version, run from files of the same content (also where int8 was calibrated anew)."""
+        return self.version == other.version and self._contents == other._contents
+
+    @property
+    def _contents(self) -> list[tuple[str, str]]:
+        return [(Path(file).name, sha256) for file, _, sha256 in self._note]
 
     @property
     def order(self) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Reloader:
         began = time.monotonic()
         new = await asyncio.to_thread(self._read)
         try:
-            if new.version == current.version:
+            if new.answers_as(current):
                 log.info("reload: the model is still %s version %s; nothing to do", new.model.name, new.version)
                 return
             await self._bring_up(new)

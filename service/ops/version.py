@@ -14,7 +14,7 @@ DIGITS = 12
 
 def version_of(model: Model) -> str:
     """The first DIGITS hexadecimal digits of a SHA-256 over the facts of ``model.yml``, the labels, and the SHA-256 of
-    program and parameters: equal wherever the same model is served.
+    program, parameters and ONNX file: equal wherever the same model is served.
 
     Of our models these are the recorded ones, which verify_files checks. Raises ModelError where a file of another
     cannot be read.
@@ -22,7 +22,8 @@ def version_of(model: Model) -> str:
     recorded = expected_sha256(model)
     contents = [
         sha256_of(file) if recorded is None else recorded.text(key).lower()
-        for key, file in (("program", model.program), ("params", model.params))
+        for key, file in (("program", model.program), ("params", model.params), ("onnx", model.onnx))
+        if file is not None
     ]
     facts = [getattr(model, field.name) for field in fields(model)]
     told = repr([*contents, *(fact for fact in facts if fact is not None and not isinstance(fact, Path))])
