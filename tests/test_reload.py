@@ -97,6 +97,15 @@ def served_version(service):
     return version
 
 
+def slot_memories(pid):
+    """Descriptors of slot memory that a process has."""
+    links = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return sum("regnetx-slots" in link for link in links)
+
+
 def label_of(answer):
     assert answer["err_no"] == 0, answer
     return ast.literal_eval(answer["value"][0])[0]
@@ -175,6 +184,8 @@ def test_versions_change_under_load_and_no_request_notices_but_by_its_label(shel
         assert service.children()["frontend"] == before["frontend"]
         assert service.children()["engine"] != before["engine"]
         assert Scrape(service)("regnetx_slots_in_use") == 0
+        for pid in service.children()["frontend"]:  # slots that nobody uses any more are given back: file and mapping
+            wait_for(lambda pid=pid: slot_memories(pid) == 2)
         assert f"reload: digits version {new} serves in the place of {old}" in service.log.read_text()
         assert service.stop() == 0
 

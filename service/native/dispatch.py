@@ -61,6 +61,11 @@ class Dispatcher:
             link.on_answer = self._answered
             link.on_change = self._changed
 
+    def let_go(self) -> None:
+        """The links have ended. What they knew of us would keep the memory of the slots until a garbage collection."""
+        for link in self._links:
+            del link.on_answer, link.on_change
+
     @property
     def capacity(self) -> int:
         """All slots, free or taken."""

@@ -114,15 +114,14 @@ class Frontend:
 
     async def run(self, control: Control) -> None:
         """Serve until the supervisor says drain, or is gone. Raises ConfigError if it cannot listen."""
-        lane = self._changeover.current
-        proof = lane.proof_slot()
+        proof = self._changeover.current.proof_slot()
         grpc_api = await self._open_rpc()
         # What fails in the group ends this process, loudly, and the supervisor starts it again.
         async with asyncio.TaskGroup() as group:
             serve = self._http.serve([self._http_socket]) if self._http and self._http_socket else None
             http = group.create_task(serve) if serve else None
-            lane.connect(group)
-            lives = [group.create_task(self._prove(control, lane, proof))]
+            self._changeover.current.connect(group)
+            lives = [group.create_task(self._prove(control, proof))]
             lives.append(group.create_task(self._pulse(grpc_api)))
             lives.extend(group.create_task(renewal) for renewal in self._security.renewals())
             await self._changeover.follow(control, group)
@@ -165,9 +164,9 @@ class Frontend:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), BEAT_SECONDS)
 
-    async def _prove(self, control: Control, lane: Lane, slot: int) -> None:
+    async def _prove(self, control: Control, slot: int) -> None:
         """Send one image the whole way, and say that we are ready."""
-        await lane.prove(slot)
+        await self._changeover.current.prove(slot)
         self._health.proved = True
         self._health.changed.set()
         self._vitals.beat()

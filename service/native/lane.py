@@ -76,6 +76,7 @@ class Lane:
         self.hang_up()
         await asyncio.gather(*self._lives, return_exceptions=True)
         await asyncio.to_thread(self.classifier.close)
+        self.dispatcher.let_go()
         self._memory.close()
         for block in self._blocks:
             block.close()
