@@ -229,8 +229,9 @@ def summary(tally: Tally, samples: list[dict[str, Any]]) -> tuple[str, bool]:
     )
     failed = sum(count for word, count in tally.ended.items() if word.startswith("failed"))
     slopes = {what: slope(late, what) for what in ("pss", "rss", "fds", "threads")}
-    # Memory of a short run is still settling, and its slope is told but not judged.
-    leaks = samples[-1]["seconds"] >= 1200 and slopes["pss"] > MOST_SLOPE
+    # Memory of a short run is still settling, and its slope is told but not judged. Nor is that of PSS: it grows when
+    # other programs that map the same libraries end.
+    leaks = samples[-1]["seconds"] >= 1200 and slopes["rss"] > MOST_SLOPE
     restarted = len({tuple(sorted(sample["processes"])) for sample in samples}) > 1
     well = not (lost or failed or leaks or restarted)
     lines = [f"Verdict: {'well' if well else 'NOT WELL'}: {lost} lost, {failed} failed, of {tally.begun} requests in "
