@@ -1,6 +1,7 @@
 """The engine process: loads the model, hears frontends, feeds the batcher. One predictor, one thread, no asyncio."""
 
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -26,6 +27,8 @@ LEAST_PATIENCE_SECONDS = 5.0
 WARM_UPS_OF_PATIENCE = 2
 # In a row, whatever is asked for: out of memory, or a device that has fallen over. A new process begins anew.
 MOST_FAILED_RUNS = 3
+# On the CPU: a frontend that waits for a core behind a run of the model cannot even refuse. A GPU must not wait.
+NICENESS = 5
 
 
 class BrokenError(Exception):
@@ -124,6 +127,8 @@ def main() -> None:
     order = control.receive()
     config = Config.model_validate_json(order["config"])
     set_up_logging(config.native)
+    if not config.regnet.local_service_conf.on_gpu:
+        os.nice(NICENESS)
     listener = socket.socket(fileno=order["listener"])
     block = Block(order["block"], writable=True)
     vitals = Vitals(block)
