@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -24,6 +26,8 @@ from running import ROOT, is_alive, quick, start, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
+from service.errors import StartupError
+from service.native.reload import Reloader
 from service.ops.model import load_model
 from service.ops.version import version_of
 from serving_models.bundled.digits.held_out import held_out
@@ -341,6 +345,15 @@ def test_the_end_of_its_terminal_is_a_stop_and_no_reload(shelf):
         if process.poll() is None:
             process.kill()
         process.stdout.close()
+
+
+async def test_a_frontend_that_stands_still_refuses_the_reload_in_time(monkeypatch):
+    monkeypatch.setattr("service.native.reload.REPLY_SECONDS", 0.01)
+    silent = SimpleNamespace(name="frontend 0", ready=asyncio.Event(), ask=lambda *_: asyncio.Event().wait())
+    silent.ready.set()
+    reloader = object.__new__(Reloader)
+    with pytest.raises(StartupError, match=r"frontend 0 has not replied within 0\.01 s"):
+        await reloader._prepare(silent, SimpleNamespace(order={}, descriptors=()))
 
 
 def test_nothing_is_told_of_versions_where_nobody_asked(service):

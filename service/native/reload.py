@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from service.config import Config
 from service.errors import ModelError, StartupError
@@ -21,6 +22,7 @@ from service.ops.model import Model, load_model, verify_files
 log = logging.getLogger("regnetx.supervisor")
 
 TRIES = 3  # of a frontend that ends while it prepares
+REPLY_SECONDS = 120  # for a frontend to get ready, or to change over, which takes it a turn of its loop
 STOP_SECONDS = 5.0
 NOT_OF_THE_MODEL = ("engine.json",)  # what this service writes beside a model itself
 Look = list[tuple[str, Stamp]]
@@ -155,7 +157,7 @@ class Reloader:
         for _ in range(TRIES):
             await frontend.ready.wait()
             try:
-                reply = await frontend.ask({"prepare": new.order}, new.descriptors)
+                reply = await self._reply(frontend, {"prepare": new.order}, new.descriptors)
             except ChildGoneError:
                 continue
             if reason := reply.get("refused"):
@@ -167,7 +169,7 @@ class Reloader:
         while frontend.generation != new.number:
             await frontend.ready.wait()
             try:
-                if (await frontend.ask({"switch": new.number})).get("refused"):
+                if (await self._reply(frontend, {"switch": new.number})).get("refused"):
                     await self._prepare(frontend, new)  # it had been started again with the former order
                 else:
                     frontend.generation = new.number
@@ -176,6 +178,13 @@ class Reloader:
             except StartupError as error:
                 log.error("reload: %s; it is started again", error)
                 frontend.kill()
+
+    async def _reply(self, frontend: Child, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """Raises StartupError where none comes: the frontend stands still. ChildGoneError as ``ask``."""
+        try:
+            return await asyncio.wait_for(frontend.ask(message, descriptors), REPLY_SECONDS)
+        except TimeoutError:
+            raise StartupError(f"{frontend.name} has not replied within {REPLY_SECONDS} s") from None
 
     async def _tell(self, frontend: Child, message: dict[str, int]) -> None:
         """One that is not there has nothing to let go of."""
