@@ -211,9 +211,14 @@ def test_a_frontend_that_is_killed_loses_only_the_connections_it_had(stage):
     assert load.reasons == set()
 
 
+def descriptors_of(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def test_a_frontend_without_descriptors_serves_the_connections_it_has_and_others_later(stage):
     """Newcomers that find none are turned away or wait, and the loop that accepts them neither spins nor ends."""
     before = stage.frontends
+    idle = {pid: descriptors_of(pid) for pid in before}
     with under_load(stage.service) as load, contextlib.ExitStack() as crowd:
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in before}
         for pid, (_, hard) in limits.items():
@@ -226,6 +231,7 @@ def test_a_frontend_without_descriptors_serves_the_connections_it_has_and_others
         load.goes_on()
         assert probe(stage.service, "/healthz") == (200, "ok")
     assert (load.ended(End.LOST), load.reasons) == ([], set())
+    wait_for(lambda: all(descriptors_of(pid) <= count for pid, count in idle.items()))  # they know that all have left
     with under_load(stage.service) as load:  # on connections of its own, in the place of the crowd's
         load.goes_on()
     assert (load.ended(End.LOST), load.reasons) == ([], set())
