@@ -28,7 +28,7 @@ from calling import BODY, all_processes, connect, get, infer, is_refused, ports_
 from guarded import Guarded
 from load import End, under_load
 from onnx import numpy_helper
-from running import ROOT, configuration, is_alive, wait_for, wait_until_ready
+from running import ROOT, configuration, descriptors_of, end, is_alive, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape, probe
 
 from service.ops.content import sha256_of
@@ -111,9 +111,7 @@ def running(digits_model: Path, shim: Path | None, tmp_path_factory: pytest.Temp
     try:
         yield Stage(wait_until_ready(process), log, model, temporary, clock if shim else None)
     finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
+        end(process)
 
 
 @pytest.fixture
@@ -211,10 +209,6 @@ def test_a_frontend_that_is_killed_loses_only_the_connections_it_had(stage):
     assert load.reasons == set()
 
 
-def descriptors_of(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def test_a_frontend_without_descriptors_serves_the_connections_it_has_and_others_later(stage):
     """Newcomers that find none are turned away or wait, and the loop that accepts them neither spins nor ends."""
     before = stage.frontends
@@ -222,7 +216,8 @@ def test_a_frontend_without_descriptors_serves_the_connections_it_has_and_others
     with under_load(stage.service) as load, contextlib.ExitStack() as crowd:
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in before}
         for pid, (_, hard) in limits.items():
-            most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 4
+            # Room for all callers of a load at either frontend, and not for the crowd
+            most = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 8
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, hard))
         callers = [crowd.enter_context(connect(stage.service.http)) for _ in range(40)]
         for _ in range(10):
