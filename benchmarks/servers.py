@@ -59,27 +59,15 @@ def _ours(engine: str, precision: str = "fp32") -> Callable[[Place], Command]:
     return command
 
 
-def _stock(configuration: Callable[..., dict[str, object]]) -> Callable[[Place], Command]:
+def _stock(configuration: Callable[..., dict[str, object]], *program: str) -> Callable[[Place], Command]:
+    """``program``: of the stock environment; the configuration's file follows it. Stock leaves logs where it runs."""
+
     def command(place: Place) -> Command:
         http, rpc = free_ports(2)
         file = _written(place, configuration(place.model, http, rpc))
-        words = [str(STOCK_PYTHON), "-m", "service.paddle_serving", "--config", str(file)]
         addresses = {"http": f"127.0.0.1:{http}", "grpc": f"127.0.0.1:{rpc}"}
-        return Command(words, addresses, {"SERVING_LOG_PATH": str(place.folder)})
-
-    return command
-
-
-def _own_transforms(configuration: Callable[..., dict[str, object]]) -> Callable[[Place], Command]:
-    """Stock as its users have it: the op that its documents tell them to write, and nothing of ours."""
-
-    def command(place: Place) -> Command:
-        http, rpc = free_ports(2)
-        file = place.folder / "config.json"
-        file.write_text(json.dumps(configuration(place.model, http, rpc)))
-        words = [str(STOCK_PYTHON), str(LOCKS / "stock/service.py"), str(file)]
-        addresses = {"http": f"127.0.0.1:{http}", "grpc": f"127.0.0.1:{rpc}"}
-        return Command(words, addresses, {"PEER_MODEL": str(place.model.parent / "peer.json")}, place.folder)
+        environment = {"PYTHONPATH": str(ROOT), "PEER_MODEL": str(place.model.parent / "peer.json")}
+        return Command([str(STOCK_PYTHON), *program, str(file)], addresses, environment, place.folder)
 
     return command
 
@@ -118,6 +106,10 @@ _TUNED = (
     " of six such settings here with our op"
 )
 
+# Stock as its users have it: the op that its documents tell them to write, and nothing of ours.
+_THEIR_OP = (str(LOCKS / "stock/service.py"),)
+_OUR_OP = ("-m", "service.paddle_serving", "--config")
+
 SERVERS = {
     "auto": Server("ours", "ours", f"{_OURS}; `engine: auto`", _DOORS, _ours("auto")),
     "paddle": Server("ours, paddle", "ours", f"{_OURS}", _DOORS, _ours("paddle")),
@@ -128,17 +120,17 @@ SERVERS = {
         "stock, plain", "stock",
         "Paddle Serving with its own image transforms (benchmarks/peers/stock) and the keys of PaddleClas's"
         " deploy/paddleserving/config.yml on the CPU: one worker, one op process, no oneDNN, 2 threads",
-        _STOCK_DOORS, _own_transforms(settings.stock_plain), on_loopback=False,
+        _STOCK_DOORS, _stock(settings.stock_plain, *_THEIR_OP), on_loopback=False,
     ),
     "stock-tuned": Server(
         "stock, tuned", "stock",
         f"the same with {_TUNED}",
-        _STOCK_DOORS, _own_transforms(settings.stock_tuned), on_loopback=False,
+        _STOCK_DOORS, _stock(settings.stock_tuned, *_THEIR_OP), on_loopback=False,
     ),
     "stock-ours": Server(
         "stock, tuned, our op", "stock",
         f"our stock runtime (RUNTIME=paddle_serving): our transforms in stock's server, {_TUNED}",
-        _STOCK_DOORS, _stock(settings.stock_tuned), on_loopback=False,
+        _STOCK_DOORS, _stock(settings.stock_tuned, *_OUR_OP), on_loopback=False,
     ),
     "fastapi": Server(
         "FastAPI + ONNX Runtime", "peer",

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service import __version__
 from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import ServiceError, StartupError
+
+if TYPE_CHECKING:
+    from service.ops.model import Model
 
 READER_LEFT = 141  # what a shell says of a program that SIGPIPE ended
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -98,24 +101,38 @@ def _configuration(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, environment)
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+class Checked(NamedTuple):
+    """A configuration and a model that a service can start with."""
+
+    asked: Config
+    config: Config  # in force: with an engine in the place of ``auto``
+    model: "Model"
+    precision: str  # in words
+
+
+def _checked(arguments: argparse.Namespace) -> Checked:
+    """All that can be known before anything starts. Raises StartupError."""
     from service.engines.choice import in_force
     from service.engines.graph import precision_told
     from service.native.door_security import verify_doors
     from service.native.logs import set_up_logging
-    from service.native.ready import announce, announce_admin
-    from service.native.supervisor import Supervisor
     from service.native.trace_settings import trace_settings
-    from service.ops.model import load_model, verify_files
+    from service.ops.model import load_verified
 
     asked = _configuration(arguments)
-    model = load_model(Path(asked.regnet.local_service_conf.model_config_))
-    verify_files(model)
+    model = load_verified(Path(asked.regnet.local_service_conf.model_config_))
     set_up_logging(asked.native)
     verify_doors(asked.native, os.environ)
     trace_settings(os.environ)
     config = in_force(asked, model)
-    precision = precision_told(config, model)
+    return Checked(asked, config, model, precision_told(config, model))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from service.native.ready import announce, announce_admin
+    from service.native.supervisor import Supervisor
+
+    asked, config, model, precision = _checked(arguments)
 
     def say(what: Callable[..., None], *about: Any) -> None:
         try:
@@ -156,21 +173,7 @@ def _compare_decoding(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from service.engines.choice import in_force
-    from service.engines.graph import precision_told
-    from service.native.door_security import verify_doors
-    from service.native.logs import set_up_logging
-    from service.native.trace_settings import trace_settings
-    from service.ops.model import load_model, verify_files
-
-    config = _configuration(arguments)
-    model = load_model(Path(config.regnet.local_service_conf.model_config_))
-    verify_files(model)
-    set_up_logging(config.native)
-    verify_doors(config.native, os.environ)
-    trace_settings(os.environ)
-    config = in_force(config, model)
-    precision = precision_told(config, model)
+    _, config, model, precision = _checked(arguments)
     print(config.model_dump_json(by_alias=True, indent=2))
     print(
         f"model {model.name}: {model.architecture}, {model.classes} classes, {model.height}x{model.width};"

@@ -15,7 +15,7 @@ from service.engines import open_engine
 from service.errors import ConfigError, ServiceError
 from service.ops.decode import Limits, decode
 from service.ops.header import read_header
-from service.ops.model import load_model, verify_files
+from service.ops.model import load_verified
 from service.ops.preprocess import preprocess
 from service.ops.scaled import MARGIN, REDUCTIONS, reduction
 
@@ -46,8 +46,7 @@ class Comparer:
 
     def __init__(self, config: Config) -> None:
         """Load the model. Raises ConfigError or ModelError."""
-        self._model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        verify_files(self._model)
+        self._model = load_verified(Path(config.regnet.local_service_conf.model_config_))
         self._engine = open_engine(config, self._model)
         self._limits = Limits(max_bytes=config.native.max_image_bytes, max_pixels=config.native.max_image_pixels)
         self._input = np.empty((1, 3, self._model.height, self._model.width), np.float32)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -41,6 +42,15 @@ def short(text: str) -> str:
 def shown(value: Any) -> str:
     """Any value of YAML for a message; one whose aliases multiply is not written out first."""
     return short(_SHORT.repr(value)) if isinstance(value, (dict, list, tuple, set)) else short(repr(value))
+
+
+def is_http_address(text: str) -> bool:
+    """Whether a text is an address of a server that speaks HTTP."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ from service.config import Config
 from service.engines import open_engine
 from service.ops.decode import Limits, decode
 from service.ops.label import Prediction, rank
-from service.ops.model import load_model, verify_files
+from service.ops.model import load_verified
 from service.ops.preprocess import preprocess
 
 
@@ -17,8 +17,7 @@ class LocalClassifier:
 
     def __init__(self, config: Config) -> None:
         """Load the model. Raises ConfigError or ModelError."""
-        self._model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        verify_files(self._model)
+        self._model = load_verified(Path(config.regnet.local_service_conf.model_config_))
         self._engine = open_engine(config, self._model)
         self._limits = Limits(max_bytes=config.native.max_image_bytes, max_pixels=config.native.max_image_pixels)
         self._resize_short = self._model.resize_short if config.native.scales_jpeg else None

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from service.config_source import is_http_address
 from service.errors import ModelError, StartupError
 from serving_models import archive
 from serving_models.ranged_http import Answer, CutError, Here, MissingError, NetworkError, request_rest
@@ -67,18 +67,9 @@ def cache_folder() -> Path:
 
 def _address(url: str) -> str:
     base = os.environ.get(ADDRESS_VARIABLE) or OFFICIAL_ADDRESS
-    if not is_address(base):
+    if not is_http_address(base):
         raise DownloadError(f"{ADDRESS_VARIABLE}={base}: accepted is an address that begins with http:// or https://")
     return url.replace(OFFICIAL_ADDRESS, base.rstrip("/"))
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an address of a server that speaks HTTP."""
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _download(url: str, path: Path, progress: Progress, *, patience: float) -> None:

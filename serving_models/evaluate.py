@@ -23,7 +23,7 @@ from service.engines.choice import in_force
 from service.errors import EngineError, ImageError, ModelError
 from service.ops.decode import Limits, decode
 from service.ops.label import Prediction, rank
-from service.ops.model import load_model, verify_files
+from service.ops.model import load_verified
 from service.ops.preprocess import preprocess
 from serving_models.engine_config import usable_cores
 from serving_models.labelled_images import LabelledImage
@@ -85,8 +85,7 @@ class Evaluator:
 
         Raises ConfigError, ModelError.
         """
-        self.model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        verify_files(self.model)
+        self.model = load_verified(Path(config.regnet.local_service_conf.model_config_))
         self.config = in_force(config, self.model)
         self._batch_size = config.regnet.batch_size
         self._engine = open_engine(self.config, self.model)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from service.config_source import is_http_address
 from service.errors import ModelError
-from service.ops.model import SERVER_FOLDER, load_model, verify_files
+from service.ops.model import SERVER_FOLDER, load_model, load_verified
 from serving_models import archive
-from serving_models.download import DownloadError, Progress, alone, complete, digest, is_address
+from serving_models.download import DownloadError, Progress, alone, complete, digest
 from serving_models.ranged_http import CutError, MissingError, NetworkError, shown
 from serving_models.workspace import FETCHED_FROM, publish, refuse_existing, refuse_name, workspace
 
@@ -56,7 +57,7 @@ def fetch_model(wanted: Wanted, progress: Progress, *, patience: float = PATIENC
 
 def _name(wanted: Wanted) -> str:
     """The model's name, when everything a person typed has been looked at."""
-    if not is_address(wanted.url):
+    if not is_http_address(wanted.url):
         raise ModelError(f"{shown(wanted.url)!r}: accepted is an address that begins with http:// or https://")
     parts = urlsplit(wanted.url)
     if parts.username is not None:
@@ -74,7 +75,7 @@ def _is_there(wanted: Wanted, target: Path) -> bool:
     """Whether the model of that very tar is there, unspoiled. Raises ModelError where something else is."""
     if _fetched_from(target) == wanted.sha256.lower():
         try:
-            verify_files(load_model(target))
+            load_verified(target)
         except ModelError:
             return False  # of ours and spoiled since: fetched again
         return True
@@ -109,7 +110,7 @@ def _unpack(wanted: Wanted, tar: Path, target: Path) -> None:
         try:
             archive.extract(tar, folder / "unpacked")
             model = _model_in(folder / "unpacked")
-            verify_files(load_model(model))
+            load_verified(model)
         except ModelError as error:
             # A person knows the address, not where its tar and its files are at the moment.
             text = str(error).replace(str(folder / "unpacked"), shown(wanted.url))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import ModelError
-from service.ops.model import load_model, verify_files
+from service.ops.model import load_verified
 from serving_models.download import PATIENCE, DownloadError, Progress, fetch_official, official_name
 from serving_models.variants import VARIANTS
 
@@ -65,9 +65,7 @@ def _named(name: str, root: Path, report: Report, progress: Progress) -> Path:
 
 
 def _server(folder: Path) -> Path:
-    model = load_model(folder)
-    verify_files(model)
-    return model.program.parent
+    return load_verified(folder).program.parent
 
 
 def _export_digits(root: Path, report: Report, progress: Progress) -> Path:

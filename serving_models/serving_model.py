@@ -13,7 +13,7 @@ import yaml
 
 from service import __version__
 from service.errors import ModelError
-from service.ops.model import load_model, verify_files
+from service.ops.model import load_verified
 from serving_models import onnx_model, prototxt
 from serving_models.inference_model import InferenceModelFiles, load
 from serving_models.paddle_runtime import INPUT_NAME, PADDLE_VERSION, Images, Scores, save_inference_model
@@ -175,8 +175,7 @@ def _equal(written: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
 
 
 def _check_descriptions(description: Description, folder: Path, config: Any) -> None:
-    model = load_model(folder)
-    verify_files(model)
+    model = load_verified(folder)
     if model.labels != description.labels or model.height != description.input.height:
         raise WriteError(f"{folder / 'model.yml'}: what was written is not what is read back")
     for side in ("server", "client"):

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import yaml
 from calling import BODY, METHOD, TEXT
 from certificates import Pair
-from running import Service, start, wait_for, wait_until_ready
+from running import Service, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 
@@ -41,16 +40,8 @@ class Guarded:
 
 @contextlib.contextmanager
 def guarded(folder: Path, config: dict[str, Any], **environment: str) -> Iterator[Guarded]:
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    log = folder / "log"
-    with log.open("w") as stream:
-        process = start(["serve", "--config", str(folder / "config.yml")], environment, stderr=stream)
-    try:
-        yield Guarded(wait_until_ready(process), log)
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
+    with serving(folder, config, log=folder / "log", **environment) as service:
+        yield Guarded(service, service.log)
 
 
 def caller_context(ca: Pair, own: Pair | None = None) -> ssl.SSLContext:

@@ -37,6 +37,7 @@ class Service:
     name: str
     lines: list[str] = field(default_factory=list)
     admin: str = ""  # host:port of metrics and health, if that door is open
+    log: Path = Path(os.devnull)  # its standard error, where ``serving`` was given a file for it
 
     @property
     def url(self) -> str:
@@ -94,23 +95,38 @@ def quick(model: Path, **changes: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: dict[str, Any], **environment: str) -> Iterator[Service]:
-    """The service with that configuration, ready; killed at the end if the test has not stopped it."""
+def serving(folder: Path, config: dict[str, Any], *, log: Path | None = None, **environment: str) -> Iterator[Service]:
+    """The service with that configuration, ready; ended at the end if the test has not stopped it.
+
+    ``log``: a file for its standard error, which else goes where the test's own goes.
+    """
     file = folder / "config.yml"
     file.write_text(yaml.safe_dump(config))
-    process = start(["serve", "--config", str(file)], environment)
+    with log.open("w") if log else contextlib.nullcontext() as stream:
+        process = start(["serve", "--config", str(file)], environment, stderr=stream)
     try:
-        yield wait_until_ready(process)
+        service = wait_until_ready(process)
+        service.log = log or service.log
+        yield service
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        end(process)
+
+
+def end(process: subprocess.Popen[Any], seconds: float = 60) -> None:
+    """SIGTERM. One that does not end of it is killed, and TimeoutExpired raised."""
+    try:
+        process.terminate()  # nothing, if it has ended
+        process.wait(seconds)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def descriptors_of(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def start(arguments: list[str], environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:

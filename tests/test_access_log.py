@@ -13,9 +13,8 @@ import signal
 
 import grpc
 import pytest
-import yaml
 from calling import BODY, METHOD, TEXT
-from running import quick, start, wait_for, wait_until_ready
+from running import quick, serving, wait_for
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from service.config import Native
@@ -59,16 +58,8 @@ class Talking:
 
 @contextlib.contextmanager
 def talking(folder, model, **native):
-    (folder / "config.yml").write_text(yaml.safe_dump(quick(model, native=native)))
-    log = folder / "log"
-    with log.open("w") as stream:
-        process = start(["serve", "--config", str(folder / "config.yml")], stderr=stream)
-    try:
-        yield Talking(wait_until_ready(process), log)
-    finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
+    with serving(folder, quick(model, native=native), log=folder / "log") as service:
+        yield Talking(service, service.log)
 
 
 @pytest.fixture(scope="module")

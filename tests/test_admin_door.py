@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from calling import all_processes, connect, get, in_flight, infer, rest_of, stopped
-from running import configuration, is_alive, quick, serving, start, wait_for, wait_until_ready
+from running import configuration, descriptors_of, is_alive, quick, serving, start, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape, ask, probe
 
 from service.config import Config
@@ -255,20 +255,15 @@ def test_full_slots_are_no_reason_at_all(tmp_path, digits_model):
 # --- callers that are slow, many or hostile --------------------------------------------------------------------------
 
 
-def descriptors(service):
-    """How many the supervisor has open."""
-    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
-
-
 def test_a_probe_is_answered_however_many_connections_are_held_open(watched):
-    before = descriptors(watched)
+    before = descriptors_of(watched.process.pid)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connect(watched.admin)) for _ in range(3 * MAX_CONNECTIONS)]
         for caller in held[::2]:
             with contextlib.suppress(ConnectionError):
                 caller.sendall(GET[:-2])
         assert probe(watched, "/readyz") == (200, "ready")
-        assert descriptors(watched) <= before + MAX_CONNECTIONS  # the oldest had to make room
+        assert descriptors_of(watched.process.pid) <= before + MAX_CONNECTIONS  # the oldest had to make room
         held[-1].sendall(GET)
         assert held[-1].recv(100).startswith(b"HTTP/1.1 200")
     infer(watched)

@@ -37,7 +37,9 @@ FOUND = {
 def folder(digits_model, tmp_path):
     """A copy of the digits model, for a choice to be kept in."""
     # Without a choice that a service of another test may have kept there.
-    return shutil.copytree(digits_model.parent, tmp_path / "digits", ignore=shutil.ignore_patterns(kept_choice.FILE))
+    return shutil.copytree(
+        digits_model.parent, tmp_path / "digits", ignore=shutil.ignore_patterns(kept_choice.CHOICE_FILE)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -314,7 +316,7 @@ def test_a_model_that_cannot_be_written_to_has_its_choice_in_the_cache_or_nowher
 ):
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
-        ignored = shutil.ignore_patterns(kept_choice.FILE)
+        ignored = shutil.ignore_patterns(kept_choice.CHOICE_FILE)
         folder = shutil.copytree(digits_model.parent, Path(root) / "digits", ignore=ignored)
         cache = Path(root) / "cache"
         cache.mkdir()

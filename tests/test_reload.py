@@ -22,7 +22,7 @@ import grpc
 import pytest
 import yaml
 from calling import BODY, METHOD, TEXT, Call, all_processes, in_flight, stopped
-from running import ROOT, is_alive, quick, start, wait_for, wait_until_ready
+from running import ROOT, is_alive, quick, serving, wait_for, wait_until_ready
 from scraping import ADMIN, Scrape
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -73,19 +73,8 @@ def served(shelf, **changes):
     """The link's model in a service that tells versions, and what the service writes on standard error."""
     native = {"model_version": True, **changes.pop("native", {})}
     values = quick(shelf.link, dag=ADMIN, native=native, **changes)
-    (shelf.folder / "config.yml").write_text(yaml.safe_dump(values))
-    log = shelf.folder / "log"
-    with log.open("w") as stream:
-        process = start(["serve", "--config", str(shelf.folder / "config.yml")], stderr=stream)
-    try:
-        service = wait_until_ready(process)
-        service.log = log
+    with serving(shelf.folder, values, log=shelf.folder / "log") as service:
         yield service
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(30)
-        process.stdout.close()
 
 
 def reload(service):

@@ -15,7 +15,8 @@ import grpc
 import pytest
 import yaml
 from calling import BODY, METHOD, TEXT, in_flight, stopped
-from running import configuration, start, wait_for, wait_until_ready
+from running import configuration, start, wait_for
+from running import serving as started
 from span_collector import GrpcCollector, Hole, HttpCollector
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -74,17 +75,9 @@ class Traced:
 
 @contextlib.contextmanager
 def serving(folder, model, native=None, **environment):
-    (folder / "config.yml").write_text(yaml.safe_dump(configuration(model, native=native or {})))
-    log = folder / "log"
-    with log.open("w") as stream:
-        process = start(["serve", "--config", str(folder / "config.yml")], environment, stderr=stream)
-    try:
-        yield Traced(wait_until_ready(process), log)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
-        process.stdout.close()
+    config = configuration(model, native=native or {})
+    with started(folder, config, log=folder / "log", **environment) as service:
+        yield Traced(service, service.log)
 
 
 @pytest.fixture(scope="module")

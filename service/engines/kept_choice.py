@@ -19,9 +19,8 @@ from service.engines import VENDORS
 from service.engines.engine_cache import user_cache
 from service.engines.gpu import driver_version, visible_gpus
 from service.engines.precision import CPU_FACTS, cpu_flags
-from service.ops.model import Model, expected_sha256
+from service.ops.model import CHOICE_FILE, Model, expected_sha256
 
-FILE = "engine.json"
 OF_SETTINGS = (
     "precision", "on_gpu", "on_tensorrt", "use_mkldnn", "ir_optim", "mem_optim", "use_calib", "min_subgraph_size",
 )  # fmt: skip
@@ -82,7 +81,7 @@ def keep(model: Model, here: dict[str, Any], choice: Choice) -> Path | None:
 
 
 def _files(model: Model, here: dict[str, Any]) -> Iterator[Path]:
-    yield model.program.parent.parent / FILE
+    yield model.program.parent.parent / CHOICE_FILE
     name = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()
     cache = user_cache()
     if cache is not None:
@@ -98,7 +97,7 @@ def _choice(engine: str, images: int, rates: dict[str, float], differences: dict
 
 def _write(file: Path, text: str) -> None:
     """Whole or not at all, also when two services start at once."""
-    if file.name != FILE:
+    if file.name != CHOICE_FILE:
         file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, unfinished = tempfile.mkstemp(dir=file.parent, prefix=".engine-")
     try:

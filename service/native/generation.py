@@ -16,6 +16,8 @@ from service.ops.version import version_of
 
 log = logging.getLogger("regnetx.supervisor")
 
+STOP_SECONDS = 5.0  # for an engine to leave once nothing is in flight
+
 
 class Generation:
     """What its processes need to know, and a supervised process for each engine."""
@@ -71,11 +73,11 @@ class Generation:
         for life in self._lives:
             life.add_done_callback(_end_loudly)
 
-    async def stop(self, grace: float) -> None:
-        """End the engines within ``grace`` seconds."""
+    async def stop(self) -> None:
+        """End the engines, within STOP_SECONDS."""
         for engine in self.engines:
             engine.hang_up()
-        await asyncio.gather(*(engine.stop(grace) for engine in self.engines))
+        await asyncio.gather(*(engine.stop(STOP_SECONDS) for engine in self.engines))
         for life in self._lives:
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)

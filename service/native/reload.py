@@ -17,14 +17,12 @@ from service.native.generation import Generation
 from service.native.supervised import Child, ChildGoneError
 from service.native.versions import FAILED, Versions
 from service.ops.content import Stamp, stamp_of
-from service.ops.model import Model, load_model, verify_files
+from service.ops.model import CHOICE_FILE, SERVER_FOLDER, Model, load_verified
 
 log = logging.getLogger("regnetx.supervisor")
 
 TRIES = 3  # of a frontend that ends while it prepares
 REPLY_SECONDS = 120  # for a frontend to get ready, or to change over, which takes it a turn of its loop
-STOP_SECONDS = 5.0
-NOT_OF_THE_MODEL = ("engine.json",)  # what this service writes beside a model itself
 Look = list[tuple[str, Stamp]]
 
 
@@ -32,9 +30,7 @@ def read_model(config: Config) -> tuple[Config, Model]:
     """The model as its files are now, and the configuration with the folder that a symbolic link names now: a process
     that is started again later must not see the next one. Raises ModelError."""
     config = _with_real_path(config)
-    model = load_model(Path(config.regnet.local_service_conf.model_config_))
-    verify_files(model)
-    return config, model
+    return config, load_verified(Path(config.regnet.local_service_conf.model_config_))
 
 
 def _with_real_path(config: Config) -> Config:
@@ -111,7 +107,7 @@ class Reloader:
             if new is not self._versions.current:
                 for frontend in self._frontends:
                     frontend.say({"discard": new.number})
-                await new.stop(STOP_SECONDS)
+                await new.stop()
                 new.close()
 
     def _read(self) -> Generation:
@@ -148,7 +144,7 @@ class Reloader:
     async def _retire(self, old: Generation) -> None:
         """Once each frontend has answered what it had begun with it."""
         await self._each(lambda frontend: self._tell(frontend, {"retire": old.number}))
-        await old.stop(STOP_SECONDS)
+        await old.stop()
         self._versions.has_gone(old)
         old.close()
 
@@ -207,9 +203,9 @@ Order = Callable[[Generation], "tuple[dict[str, object], tuple[int, ...]]"]
 def look(config: Config) -> Look:
     """The stamps of the files in the model's folder and its ``serving_server``; none while one is being replaced."""
     folder = Path(config.regnet.local_service_conf.model_config_).resolve()
-    folders = (folder, folder / "serving_server", folder.parent if folder.name == "serving_server" else folder)
+    folders = (folder, folder / SERVER_FOLDER, folder.parent if folder.name == SERVER_FOLDER else folder)
     try:
         files = sorted({file for one in folders if one.is_dir() for file in one.iterdir() if file.is_file()})
-        return [(str(file), stamp_of(file)) for file in files if file.name not in NOT_OF_THE_MODEL]
+        return [(str(file), stamp_of(file)) for file in files if file.name != CHOICE_FILE]
     except (OSError, ModelError):
         return []

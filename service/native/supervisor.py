@@ -18,7 +18,7 @@ from service.native.watchdog import end_the_stuck
 if TYPE_CHECKING:
     from service.native.admin import AdminDoor
 
-STOP_SECONDS = 5.0  # for an engine to leave once nothing is in flight
+LATE_SECONDS = 5.0  # beyond a frontend's own bound, so that it is the frontend that cuts what is late
 
 
 class Supervisor:
@@ -109,9 +109,8 @@ class Supervisor:
             self._http.close()  # ours: the frontends close theirs, and then new connections are refused, not forgotten
         for frontend in frontends:
             frontend.say({"drain": True})
-        # A little more than a frontend's own bound, so that it is the frontend that cuts what is late.
-        await asyncio.gather(*(frontend.stop(grace + STOP_SECONDS) for frontend in frontends))
-        await self._versions.stop(STOP_SECONDS)
+        await asyncio.gather(*(frontend.stop(grace + LATE_SECONDS) for frontend in frontends))
+        await self._versions.stop()
         for life in lives:
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from service.config_source import shown
+from service.config_source import is_http_address, shown
 from service.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,14 +66,6 @@ def _pairs(form: re.Pattern[str]) -> Callable[[str], bool]:
     return lambda value: all(form.fullmatch(pair) for pair in value.split(","))
 
 
-def _is_url(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
 def _is_ratio(value: str) -> bool:
     try:
         return 0 <= float(value) <= 1
@@ -97,7 +89,7 @@ _MILLISECONDS = _Kind("milliseconds, a whole number from 1 to 999999999", _COUNT
 
 # Each also as OTEL_EXPORTER_OTLP_TRACES_..., which is stronger
 _OF_THE_EXPORTER = {
-    "ENDPOINT": _Kind("a URL, http://HOST:PORT or https://HOST:PORT", _is_url),
+    "ENDPOINT": _Kind("a URL, http://HOST:PORT or https://HOST:PORT", is_http_address),
     "PROTOCOL": _PROTOCOL,
     "TIMEOUT": _MILLISECONDS,
     "HEADERS": _Kind("name=value,name=value, with %2C for a comma", _pairs(_HEADER), is_secret=True),

@@ -40,13 +40,12 @@ class Versions:
         """Of all engines that have been."""
         return self._past_restarts + sum(engine.restarts for engine in self.all_engines)
 
-    def switch(self, new: Generation) -> Generation:
-        """From now on ``new`` serves; the one that goes."""
-        old, self.current = self.current, new
-        self._going.append(old)
+    def switch(self, new: Generation) -> None:
+        """From now on ``new`` serves, and the one that did goes."""
+        self._going.append(self.current)
+        self.current = new
         self.since = time.time()
         self.reloads[SUCCEEDED] += 1
-        return old
 
     def has_gone(self, old: Generation) -> None:
         """Its engines have ended."""
@@ -55,7 +54,7 @@ class Versions:
             self._past.absorb(engine.block)
             self._past_restarts += engine.restarts
 
-    async def stop(self, grace: float) -> None:
-        """End the engines of every version within ``grace`` seconds."""
+    async def stop(self) -> None:
+        """End the engines of every version."""
         for generation in (self.current, *self._going):
-            await generation.stop(grace)
+            await generation.stop()

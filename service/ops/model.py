@@ -13,6 +13,7 @@ from service.ops.facts import Facts, read_facts, read_text
 
 FACTS_FILE = "model.yml"
 SERVER_FOLDER = "serving_server"
+CHOICE_FILE = "engine.json"  # what the service itself keeps beside a model: see service.engines.kept_choice
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ def load_model(model_config: Path) -> Model:
         labels=converted_labels(converted, classes) if converted else _labels(facts, classes),
         onnx=_server_file(files, "onnx", folder) if "onnx" in files.values else None,
     )
+
+
+def load_verified(model_config: Path) -> Model:
+    """As load_model, of files that are also what they are recorded to be. Raises ModelError as both do."""
+    model = load_model(model_config)
+    verify_files(model)
+    return model
 
 
 def verify_files(model: Model) -> None:

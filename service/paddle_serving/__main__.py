@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import StartupError
-from service.ops.model import Model, load_model, verify_files
+from service.ops.model import Model, load_verified
 from service.paddle_serving.pipeline_config import refuse_closed_doors
 
 LOGS = "PipelineServingLogs"  # stock's own name for the folder of its logs, in the working directory
@@ -22,9 +22,7 @@ def main() -> int:
     try:
         config = load_config(arguments.config, environment)
         refuse_closed_doors(config.native, environment)
-        model = load_model(Path(config.regnet.local_service_conf.model_config_))
-        verify_files(model)
-        _serve(config, model)
+        _serve(config, load_verified(Path(config.regnet.local_service_conf.model_config_)))
     except StartupError as error:
         print(f"regnetx: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from rendering import ROOT
-from running import wait_for
+from running import end, wait_for
 
 SECONDS = 30
 
@@ -67,12 +67,7 @@ def prometheus(config: dict[str, Any], folder: Path) -> Iterator[Prometheus]:
         assert process.poll() is None, "Prometheus ended before it was ready"
         yield Prometheus(f"http://{address}")
     finally:
-        process.terminate()
-        try:
-            process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, SECONDS)
 
 
 def _is_ready(address: str) -> bool:

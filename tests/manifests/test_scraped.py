@@ -15,7 +15,7 @@ import pytest
 import yaml
 from real_prometheus import SECONDS, Prometheus, prometheus
 from rendering import ROOT
-from running import Service, configuration, wait_for, wait_until_ready
+from running import Service, configuration, end, wait_for, wait_until_ready
 
 PYTHON = ROOT / ".venv/bin/python"  # of the service; this environment has nothing of it
 MONITORING = ROOT / "docker/monitoring"
@@ -66,12 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     try:
         yield wait_until_ready(process)
     finally:
-        process.terminate()
-        try:
-            process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
+        end(process, SECONDS)
 
 
 @pytest.fixture(scope="module")

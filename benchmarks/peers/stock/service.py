@@ -1,4 +1,4 @@
-"""Paddle Serving's own web service, with one op of its own image transforms. `python service.py config.json`.
+"""Paddle Serving's own web service, with one op of its own image transforms. `python service.py config.yml`.
 
 What its documents tell a user to write for a classifier, with its faults of performance; runs in the stock environment.
 """
@@ -13,11 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from paddle_serving_app.reader import BGR2RGB, CenterCrop, Div, Normalize, Resize, Sequential, Transpose
 from paddle_serving_server.web_service import Op, WebService
 
 with open(sys.argv[1], encoding="utf-8") as file:
-    CONFIG: dict[str, Any] = json.load(file)
+    CONFIG: dict[str, Any] = yaml.safe_load(file)
 with open(os.environ["PEER_MODEL"], encoding="utf-8") as file:
     FACTS: dict[str, Any] = json.load(file)
 (NAME,) = CONFIG["op"]
