@@ -1,10 +1,11 @@
 """What becomes of requests when far more come than can be answered: ours beside stock, in benchmarks/OVERLOAD.md.
 
     python -m benchmarks.overload [--subjects auto,stock-tuned] [--factors 1,2,5,10] [--seconds 4] [--bound 1.0]
+                                  [--together]
 
 Finds what each subject can do in a closed loop, then offers multiples of that as an open loop: RegNetX_200MF with
 random weights, a 500x375 JPEG, base64 over HTTP. Needs h2load; each subject that listens on every interface gets a
-network of its own.
+network of its own. The server gets one half of the cores and the load the other, unless they are to be together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -45,9 +46,32 @@ Capacity is what h2load gets in a closed loop. A load is a Poisson process at a 
 they are due, whether earlier ones are answered or not, and times are from the moment they were due. A good answer
 within {bound:g} s counts; goodput is how many of those came a second, after the first {settle:g} s in which queues
 fill. What is unanswered {patience:g} s after the last request was due is lost. Every load meets a fresh server.
-The generator runs on the same cores and takes its share of them from the server; so good answers are also given for
-each CPU second of the server's processes. "Late" is by how much the generator sent after the due time.
+Each request says that its caller waits no longer than that (Grpc-Timeout, which stock's gateway knows as well).
+{cores} Good answers are also given for each CPU second of the server's
+processes. "Late" is by how much the generator sent after the due time.
 """
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which cores the server has, and which the load."""
+
+    server: list[int]
+    load: list[int]
+
+    @classmethod
+    def of_this_machine(cls, *, together: bool) -> Cores:
+        """Half for each, unless they are to be together or there is only one."""
+        all_ = sorted(os.sched_getaffinity(0))
+        half = len(all_) // 2
+        return cls(all_, all_) if together or not half else cls(all_[:half], all_[half : 2 * half])
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        if self.server == self.load:
+            return "The load comes from the server's own cores and takes its share of them."
+        return f"The server has {len(self.server)} of the cores, the load {len(self.load)} others."
 
 
 def main() -> int:
@@ -56,6 +80,7 @@ def main() -> int:
     if why := missing():
         print(f"regnetx: {why}", file=sys.stderr)
         return 2
+    cores = Cores.of_this_machine(together=arguments.together)
     measured: dict[str, list[Record]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -64,10 +89,9 @@ def main() -> int:
         describe_for_peers(model)
         for name in arguments.subjects:
             print(f"measuring {name}", file=sys.stderr, flush=True)
-            measured[name] = _measured(
-                Task(name, str(model), str(image), arguments.factors, arguments.seconds, arguments.bound)
-            )
-    text = page(measured, arguments.bound, command=sys.argv[1:])
+            what = arguments.factors, arguments.seconds, arguments.bound
+            measured[name] = _measured(Task(name, str(model), str(image), *what, cores.load), cores)
+    text = page(measured, arguments.bound, cores, command=sys.argv[1:])
     arguments.out.write_text(text)
     print(text)
     return 0
@@ -79,6 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--factors", type=_factors, default=[1.0, 2.0, 5.0, 10.0], help="default: 1,2,5,10")
     parser.add_argument("--seconds", type=float, default=4, help="of each load, once queues are full; default: 4")
     parser.add_argument("--bound", type=float, default=1.0, help="seconds an answer may take to count; default: 1.0")
+    parser.add_argument("--together", action="store_true", help="server and load on the same cores, all of them")
     parser.add_argument("--out", type=Path, default=FILE, help="default: benchmarks/OVERLOAD.md")
     return parser.parse_args()
 
@@ -97,20 +122,21 @@ def _factors(text: str) -> list[float]:
     return factors
 
 
-def _measured(task: Task) -> list[Record]:
+def _measured(task: Task, cores: Cores) -> list[Record]:
     prefix = [] if SERVERS[task.subject].on_loopback else own_network()
     if not prefix and not SERVERS[task.subject].on_loopback:
         return [{"error": "it listens on every interface, and this user may give it no network of its own"}]
     limit = (len(task.factors) + 1) * (START_SECONDS + task.seconds + SETTLE + PATIENCE + MARGIN)
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "benchmarks.overload_run"],
+        preexec_fn=lambda: os.sched_setaffinity(0, cores.server),
         cwd=ROOT, input=json.dumps(asdict(task)), stdout=subprocess.PIPE, text=True, timeout=limit,
     )  # fmt: skip
     records: list[Record] = [json.loads(line) for line in done.stdout.splitlines()]
     return records or [{"error": f"measuring ended with {done.returncode}"}]
 
 
-def page(measured: dict[str, list[Record]], bound: float, *, command: Sequence[str]) -> str:
+def page(measured: dict[str, list[Record]], bound: float, cores: Cores, *, command: Sequence[str]) -> str:
     """The whole file."""
     what = " ".join(["python -m benchmarks.overload", *command])
     lines = [
@@ -119,7 +145,7 @@ def page(measured: dict[str, list[Record]], bound: float, *, command: Sequence[s
         f"`{what}`, {date.today()}, on {machine()}; load average when it ended: {os.getloadavg()[0]:.1f}.",
         f"RegNetX_200MF, 224x224, random weights; 500x375 JPEG, base64 over HTTP; {versions()}.",
         "",
-        HOW.format(bound=bound, settle=SETTLE, patience=PATIENCE),
+        HOW.format(bound=bound, cores=cores.told, settle=SETTLE, patience=PATIENCE),
     ]
     for name, records in measured.items():
         lines += _subject(name, records)
@@ -129,7 +155,7 @@ def page(measured: dict[str, list[Record]], bound: float, *, command: Sequence[s
 def _subject(name: str, records: Sequence[Record]) -> list[str]:
     server = subject(name)
     capacity, *loads = records
-    lines = [f"## {server.title}", "", f"{server.told}.", ""]
+    lines = [f"## {server.title}", "", f"{capacity.get('told', server.told)}.", ""]
     if "error" in capacity:
         return [*lines, f"No figures: {_one_line(capacity['error'])}", ""]
     images = capacity["capacity"]

@@ -250,6 +250,7 @@ def load(order: Order) -> Seen:
     """Ask as ordered. No request is waited for longer than ``patience`` after the last was due."""
     body = Path(order.body).read_bytes()
     head = f"POST {order.path} HTTP/1.1\r\nHost: {order.address}\r\nContent-Type: {order.content_type}\r\n"
+    head += f"Grpc-Timeout: {round(order.bound * 1000)}m\r\n"  # to stock's gateway and to us, how long a caller waits
     packet = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     hub = Hub()
     callers = Callers(hub, order.address, packet, most=MOST_CONNECTIONS, judge=judged)

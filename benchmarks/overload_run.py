@@ -5,7 +5,9 @@ python -m benchmarks.overload_run    a Task as JSON on standard input; a record 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,7 @@ class Task:
     factors: list[float]
     seconds: float
     bound: float
+    generator: list[int]  # cores of the load; the server gets those on which this process was started
 
 
 def main() -> None:
@@ -83,10 +86,21 @@ def _on_fresh(server: Server, task: Task, image: bytes, measure: Callable[[Runni
     """Nothing of the load before is left in the server."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with launched(server, Place(Path(folder), Path(task.model)), image) as running:
+            with launched(server, Place(Path(folder), Path(task.model)), image) as running, _on(task.generator):
                 return measure(running, Path(folder))
         except (NotStarted, LoadError, BadAnswer, OSError, RuntimeError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
+
+
+@contextlib.contextmanager
+def _on(cores: list[int]) -> Iterator[None]:
+    """This process and those that it starts run there."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _capacity(server: Server, running: Running, image: bytes, folder: Path, task: Task) -> Record:
@@ -103,7 +117,7 @@ def _capacity(server: Server, running: Running, image: bytes, folder: Path, task
         seen = closed_loop(url, form.content_type, body, **load)
         runs.append((seen.images_per_second, callers, (cpu_seconds(running.pids()) - cpu) / seen.images, seen.p99))
     capacity, callers, cpu_an_image, p99 = max(runs)
-    return {"capacity": capacity, "callers": callers, "cpu_an_image": cpu_an_image, "p99": p99}
+    return {"told": server.told, "capacity": capacity, "callers": callers, "cpu_an_image": cpu_an_image, "p99": p99}
 
 
 def _flood(server: Server, running: Running, image: bytes, folder: Path, task: Task, rate: float) -> Record:

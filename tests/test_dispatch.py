@@ -16,6 +16,7 @@ from service.native.dispatch import Dispatcher
 from service.native.engine_link import EngineLink
 from service.native.metric_block import Block
 from service.native.metrics import SLOTS_IN_USE, SUBMITTED_IMAGES, cell_of
+from service.native.pace import FRESH_SECONDS, MARGIN, Pace
 from service.native.slots import ABANDONED, UNCOUNTED, SlotLayout, SlotMemory
 from service.native.wire import READY, Status, pack, receive_memory, unpack
 
@@ -52,7 +53,11 @@ class HandEngine:
             records += await self.receive()
         return records
 
-    def answer(self, slot, ticket, status=Status.DONE, value=0.0):
+    def begin(self, slot, seconds_ago=0.0):
+        self.memory.began[slot] = time.monotonic() - seconds_ago
+
+    def answer(self, slot, ticket, status=Status.DONE, value=0.0, seconds=0.001):
+        self.begin(slot, seconds)
         self.memory.scores[slot] = value
         self.connection.send(pack([(slot, status, ticket)]))
 
@@ -189,11 +194,66 @@ async def test_an_image_whose_engine_died_twice_is_not_tried_again():
         task = asyncio.create_task(dispatcher.scores(slot))
         for _ in range(2):
             assert [record[0] for record in await engine.receive()] == [slot]
+            engine.begin(slot)
             engine.die()
             await engine.accept()
         with pytest.raises(EngineError, match="died twice"):
             await asyncio.wait_for(task, 10)
         assert dispatcher.connected == [True]
+
+
+async def test_an_image_that_only_waited_where_engines_died_is_given_to_the_next():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        [slot] = acquire(dispatcher)
+        task = asyncio.create_task(dispatcher.scores(slot))
+        for _ in range(3):
+            await engine.receive()
+            engine.die()
+            await engine.accept()
+        [(slot, _, ticket)] = await engine.receive()
+        engine.answer(slot, ticket, value=5.0)
+        assert (await asyncio.wait_for(task, 10)).tolist() == [5.0] * 3
+
+
+async def test_what_cannot_be_answered_in_time_behind_what_is_in_progress_is_refused():
+    engine = HandEngine()
+    async with dispatching(engine) as dispatcher:
+        slots = acquire(dispatcher, 4)
+        tasks = [asyncio.create_task(dispatcher.scores(slot)) for slot in slots]
+        soon = time.monotonic() + 1
+        dispatcher.release(dispatcher.acquire(1, soon)[0])  # nothing is known yet
+        for slot, _, ticket in (await engine.receive_all(4))[:2]:
+            engine.answer(slot, ticket, seconds=0.5)
+        await asyncio.wait_for(until(lambda: sum(task.done() for task in tasks) == 2), 10)
+        dispatcher.release(slots[0])
+        # Two a second, three in progress: the fourth is answered after two seconds, of which MARGIN must be left
+        dispatcher.check_room(2 / MARGIN + 0.2)
+        for refused in (lambda: dispatcher.check_room(2 / MARGIN - 0.2), lambda: dispatcher.acquire(1, soon)):
+            with pytest.raises(OverloadedError, match=r"not to be answered within \S+ s behind what is in progress"):
+                refused()
+        for slot in slots[1:3]:
+            dispatcher.release(slot)
+        dispatcher.check_room(0.001)  # an engine always has one to run and one that waits
+        for task in tasks:
+            task.cancel()
+
+
+async def test_a_pace_is_that_of_the_slower_station_and_is_forgotten(monkeypatch):
+    pace = Pace(threads=2)
+    assert pace.expected(10) == 0
+    pace.decoded(0.1)  # 20 images a second in two threads
+    assert pace.expected(10) == pytest.approx(0.5)
+    for engine in ("first", "second"):
+        pace.ran(engine, 4, 0.8)  # 5 a second each
+    assert pace.expected(10) == pytest.approx(1.0)
+    pace.lost("first")
+    assert pace.expected(10) == pytest.approx(2.0)
+    for _ in range(30):
+        pace.ran("second", 4, 0.1)
+    assert pace.expected(10) == pytest.approx(0.5, rel=0.05)
+    monkeypatch.setattr("service.native.pace.time.monotonic", lambda: time.monotonic_ns() / 1e9 + FRESH_SECONDS)
+    assert pace.expected(10) == 0
 
 
 async def test_without_an_engine_requests_wait_only_for_as_long_as_patience_lasts():

@@ -46,7 +46,7 @@ class EndlessInference:
     def __init__(self):
         self.asked, self.abandoned = asyncio.Event(), False
 
-    def check_room(self):
+    def check_room(self, timeout=None):
         """There always is."""
 
     async def answer(self, request, exchange, *, top_k, deadline, large):

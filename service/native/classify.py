@@ -86,9 +86,9 @@ class Classifier:
         self._answers: set[asyncio.Future[None]] = set()
         self._pool = _started(threads)
 
-    def check_room(self) -> None:
-        """Raises OverloadedError or UnavailableError where no image would be taken now."""
-        self._dispatcher.check_room()
+    def check_room(self, timeout: float | None = None) -> None:
+        """Raises OverloadedError or UnavailableError where no image would be taken now. ``timeout``: the caller's."""
+        self._dispatcher.check_room(self._timeout if timeout is None else min(timeout, self._timeout))
 
     async def classify(
         self,
@@ -151,6 +151,7 @@ class Classifier:
             handed_over = time.perf_counter()
             written = await loop.run_in_executor(self._pool, self._write, slot, image)
             self._meter.written(written, handed_over, times)
+            self._dispatcher.pace.decoded(written.ended - written.begun)
             submitted = time.perf_counter()
             scores = await self._dispatcher.scores(slot)
             if times:

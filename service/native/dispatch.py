@@ -1,7 +1,7 @@
 """Slots -> the engine with the least to do -> scores. The pool of slots is the admission control.
 
 A slot belongs to one image from ``acquire`` to ``release``. A ticket, new for each submission, tells an answer of now
-from one that an engine still owed to the slot's last owner. A slot whose engine dies is submitted once more.
+from one that an engine still owed to the slot's last owner. A slot whose engine dies is submitted to another.
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from service.errors import EngineError, OverloadedError, RpcPackageError, Unavai
 from service.native.engine_link import EngineLink
 from service.native.metric_block import Block, Gauge
 from service.native.metrics import SLOTS_IN_USE, SUBMITTED_IMAGES
-from service.native.slots import ABANDONED, UNCOUNTED, SlotMemory
+from service.native.pace import Pace
+from service.native.slots import ABANDONED, NOT_BEGUN, UNCOUNTED, SlotMemory
 from service.native.wire import Status
 
-SUBMISSIONS = 2  # an image whose batch has killed two engines is not tried on a third
+MOST_TRIES = 2  # an image whose batch has killed two engines is not tried on a third
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Submission:
     slot: int
     done: asyncio.Future[None]
     ticket: int = 0
-    tries: int = 0
+    tries: int = 0  # runs that engines have begun with it, and have not survived
     link: EngineLink | None = None
 
 
@@ -37,10 +38,17 @@ class Dispatcher:
     """The slots of one frontend and its links to all engines. Lives on the event loop; nothing here blocks."""
 
     def __init__(
-        self, memory: SlotMemory, links: Sequence[EngineLink], block: Block, *, patience: float = 10.0
+        self,
+        memory: SlotMemory,
+        links: Sequence[EngineLink],
+        block: Block,
+        *,
+        pace: Pace | None = None,
+        patience: float = 10.0,
     ) -> None:
-        """``block``: where the slots in use are counted; ``patience``: seconds without any engine during which requests
-        are still taken, to wait for the next one."""
+        """``block``: where the slots in use are counted; ``pace``: told of runs, asked what is worth while to take;
+        ``patience``: seconds without any engine during which requests are still taken, to wait for the next one."""
+        self.pace = pace or Pace()
         self._patience = patience
         self._down_since = time.monotonic()
         self._memory = memory
@@ -58,13 +66,13 @@ class Dispatcher:
         self.down = asyncio.Event()
         self.down.set()
         for link in links:
-            link.on_answer = self._answered
+            link.on_answers = self._heard
             link.on_change = self._changed
 
     def let_go(self) -> None:
         """The links have ended. What they knew of us would keep the memory of the slots until a garbage collection."""
         for link in self._links:
-            del link.on_answer, link.on_change
+            del link.on_answers, link.on_change
 
     @property
     def capacity(self) -> int:
@@ -81,23 +89,22 @@ class Dispatcher:
         """Of each engine, by instance, whether it has warmed up and is connected."""
         return [link.is_up for link in self._links]
 
-    def check_room(self) -> None:
-        """Raises what ``acquire`` would say to a single image: asked before a request is read, which costs more."""
+    def check_room(self, seconds: float) -> None:
+        """Raises what ``acquire`` would say to a single image that has so many seconds: asked before a request is read,
+        which costs more."""
         self._check_engine()
-        if not self._free:
-            raise self._overload()
+        self._check_room(1, seconds)
 
     def acquire(self, count: int, deadline: float) -> list[int]:
         """``count`` slots for one request, all or none. ``deadline`` in seconds of the monotonic clock.
 
-        Raises OverloadedError when that many are not free now, RpcPackageError when there never are that many, and
-        UnavailableError when no engine has been there for longer than our patience.
+        Raises OverloadedError when that many are not free now, or would not be answered in time; RpcPackageError when
+        there never are that many; UnavailableError when no engine has been there for longer than our patience.
         """
         self._check_engine()
         if count > self.capacity:
             raise RpcPackageError(f"{count} images in one request, at most {self.capacity} accepted")
-        if count > len(self._free):
-            raise self._overload()
+        self._check_room(count, deadline - time.monotonic())
         slots = [self._free.pop() for _ in range(count)]
         self.idle.clear()
         self._publish_use(count)
@@ -108,8 +115,13 @@ class Dispatcher:
         if self.down.is_set() and time.monotonic() - self._down_since > self._patience:
             raise UnavailableError("no engine is running, try again later")
 
-    def _overload(self) -> OverloadedError:
-        return OverloadedError(f"all {self.capacity} slots are taken, try again later")
+    def _check_room(self, count: int, seconds: float) -> None:
+        if count > len(self._free):
+            raise OverloadedError(f"all {self.capacity} slots are taken, try again later")
+        if self.pace.is_too_late(self.in_use, count, seconds, engines=len(self._links)):
+            raise OverloadedError(
+                f"not to be answered within {seconds:.3g} s behind what is in progress, try again later"
+            )
 
     def release(self, slot: int) -> None:
         """Give a slot back; no thread and no engine may still look at it."""
@@ -177,15 +189,22 @@ class Dispatcher:
         link = min(well or up, key=lambda link: link.load)
         self._ticket = (self._ticket + 1) % 2**32
         submission.ticket, submission.link = self._ticket, link
-        submission.tries += 1
+        self._memory.began[submission.slot] = NOT_BEGUN
         self._submissions[submission.slot] = submission
         link.load += 1
         link.send([(submission.slot, submission.ticket)])
 
-    def _answered(self, slot: int, status: int, ticket: int) -> None:
+    def _heard(self, link: EngineLink, answers: Sequence[tuple[int, int, int]]) -> None:
+        """What an engine says after a run, or of images that it has passed over: (slot, status, ticket) of each."""
+        ran = [slot for slot, status, ticket in answers if self._answered(slot, status, ticket)]
+        if ran and link.load:
+            self.pace.ran(link, len(ran), time.monotonic() - self.run_began(ran[0]))
+
+    def _answered(self, slot: int, status: int, ticket: int) -> bool:
+        """Whether a run has had it."""
         submission = self._submissions.get(slot)
         if submission is None or submission.ticket != ticket:
-            return
+            return False
         del self._submissions[slot]
         if submission.link is not None:
             submission.link.load -= 1
@@ -195,6 +214,7 @@ class Dispatcher:
             submission.done.set_exception(TimeoutError())
         else:
             submission.done.set_exception(EngineError("the engine failed on the batch of this image"))
+        return status == Status.DONE
 
     def _changed(self, link: EngineLink) -> None:
         """An engine came up, or was lost with everything it had been sent."""
@@ -204,12 +224,14 @@ class Dispatcher:
             for _ in range(len(self._homeless)):
                 self._send(self._homeless.popleft())
             return
+        self.pace.lost(link)
         if not any(other.is_up for other in self._links):
             self.down.set()
             self._down_since = time.monotonic()
         for submission in [one for one in self._submissions.values() if one.link is link]:
             del self._submissions[submission.slot]
-            if submission.tries < SUBMISSIONS:
+            submission.tries += self.run_began(submission.slot) != NOT_BEGUN  # or it only waited there
+            if submission.tries < MOST_TRIES:
                 self._send(submission)
             else:
                 submission.done.set_exception(EngineError("the engine died twice on the batch of this image"))

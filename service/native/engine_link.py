@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from service.native.slots import SlotMemory
 from service.native.vitals import Vitals
@@ -24,7 +24,7 @@ class EngineLink:
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque()
         self._lost = asyncio.Event()
-        self.on_answer: Callable[[int, int, int], None]
+        self.on_answers: Callable[[EngineLink, Sequence[tuple[int, int, int]]], None]
         self.on_change: Callable[[EngineLink], None]
         self.load = 0
 
@@ -108,8 +108,7 @@ class EngineLink:
         if not packet:
             asyncio.get_running_loop().remove_reader(connection)
             self._lost.set()
-        for slot, status, ticket in unpack(packet):
-            self.on_answer(slot, status, ticket)
+        self.on_answers(self, list(unpack(packet)))
 
     def _flush(self) -> None:
         if self._socket is None:

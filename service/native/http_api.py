@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from service.contract import gateway
@@ -17,7 +16,7 @@ from service.contract.answers import error_answer, render
 from service.contract.caller_timeout import timeout_of_http
 from service.contract.gateway import Answer, Route
 from service.contract.top_k import top_k_of_http
-from service.contract.upload import ACCEPT_POST, is_upload, read_body
+from service.contract.upload import read_body
 from service.errors import (
     DrainingError,
     OverloadedError,
@@ -30,6 +29,7 @@ from service.native.budget import Budget, Share
 from service.native.health import Health
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
+from service.native.refusal import Refusals, with_offer
 from service.native.request_meter import Exchange, RequestMeter
 from service.native.vitals import Readiness
 
@@ -42,7 +42,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 DISCARD_SECONDS = 0.5
 DISCARD_CHUNKS = 256  # of 64 KiB
-SHORT_BODY_BYTES = 1 << 20  # read on and thrown away behind its answer
 HEALTH_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"))
 
 
@@ -70,6 +69,7 @@ class HttpApi:
         self._budget = budget
         self._max_body_bytes = max_body_bytes
         self._admit = admit
+        self.refusal = Refusals(inference, meter, admit).by_head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -86,33 +86,7 @@ class HttpApi:
             answer = await self._answer_of(scope, receive, exchange)
             if answer is not None:
                 exchange.status = answer.status
-                await _send(_about(_with_offer(answer, scope), exchange), scope, send)
-
-    def refusal(self, scope: Scope) -> Answer | None:
-        """The answer to a request of which the head is enough to refuse it; None: it is to be heard.
-
-        Under overload, what a refusal costs is taken from those who are inside: the connection writes this one itself,
-        without a task and before the body is here.
-        """
-        if scope["method"] != "POST" or self._meter.told.looks_at_each:
-            return None
-        try:
-            self._inference.check_room()
-        except (OverloadedError, UnavailableError) as error:
-            return self._refused(error, scope)
-        return None
-
-    def _refused(self, error: ServiceError, scope: Scope) -> Answer | None:
-        if not _has_short_body(dict(scope["headers"])) or isinstance(gateway.route("POST", _target(scope)), Answer):
-            return None
-        with contextlib.suppress(UnauthenticatedError):
-            self._admit(_authorizations(scope))
-            with self._meter.request() as exchange:
-                exchange.identify(_request_id(scope), "")
-                exchange.failed(error)
-                answer = _failure(str(error), is_overload=isinstance(error, OverloadedError))
-                return _about(_with_offer(answer, scope), exchange)
-        return None
+                await _send(_about(with_offer(answer, scope["method"], scope["headers"]), exchange), scope, send)
 
     async def _answer_of(self, scope: Scope, receive: Receive, exchange: Exchange) -> Answer | None:
         """The answer, whatever happens; None where nobody is there to hear one."""
@@ -248,23 +222,6 @@ def _target(scope: Scope) -> bytes:
 
 def _authorizations(scope: Scope) -> list[str]:
     return [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-
-
-def _has_short_body(headers: dict[bytes, bytes]) -> bool:
-    """Of a length that is told and that the caller is going to send whatever we say."""
-    length = headers.get(b"content-length", b"")
-    return length.isdigit() and int(length) <= SHORT_BODY_BYTES and not {b"expect", b"transfer-encoding"} & set(headers)
-
-
-@lru_cache(maxsize=16)
-def _failure(message: str, *, is_overload: bool) -> Answer:
-    return gateway.failure((OverloadedError if is_overload else UnavailableError)(message))
-
-
-def _with_offer(answer: Answer, scope: Scope) -> Answer:
-    """To callers that use what stock has not, the answer says which media types they may send."""
-    asks = any(name == b"x-top-k" or (name == b"content-type" and is_upload(value)) for name, value in scope["headers"])
-    return replace(answer, headers=(*answer.headers, ACCEPT_POST)) if asks and scope["method"] == "POST" else answer
 
 
 def _request_id(scope: Scope) -> str | None:

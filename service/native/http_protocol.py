@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httptools
-from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
     from service.contract.gateway import Answer
+
+    Fields = list[tuple[bytes, bytes]]  # of a head, names in lower case
 
 MAX_HEAD_BYTES = 64 << 10  # Go's HTTP server, which stock is, takes 1 MiB; a thousand connections may each have one
 MAX_HEADERS = 500
@@ -35,7 +37,9 @@ class HttpProtocol(HttpToolsProtocol):
     _last: RequestResponseCycle | None = None  # the request whose answer is going to close the connection
     _answering: RequestResponseCycle | None = None  # the request in progress; later ones that are here wait for it
     _reading: asyncio.TimerHandle | None = None  # while a request is on its way, or the first one is awaited
-    _refusal: "Callable[[HTTPScope], Answer | None] | None" = None  # of the application, by a request's head alone
+    _refusal: "Callable[[bytes, bytes, Fields], Answer | None] | None" = None  # of the application, by a head alone
+    _is_refused = False  # the request that is being read, or was read last
+    _is_in_request = False  # its first byte is here, and its last is not
     _head_bytes = 0  # since the last head or piece of a body was complete; trailers count as well
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,21 +70,21 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
             self._end_with(HEAD_TOO_LARGE)
-        # Bytes between two requests begin none, and yet have ended the time that an idle connection has
-        if self._reading is None and self.timeout_keep_alive_task is None and self._is_idle:
+        # Not for a request that came in one piece. Bytes between two requests begin none, and yet have ended the time
+        # that an idle connection has
+        if self._reading is None and self.timeout_keep_alive_task is None and (self._is_in_request or self._is_idle):
             self._expect_request()
 
     def on_message_begin(self) -> None:
         """The first bytes of a request."""
         super().on_message_begin()
+        self._is_in_request, self._is_refused = True, False
         self._unset_keepalive_if_required()
-        if self._reading is None:
-            self._expect_request()
 
     def on_headers_complete(self) -> None:
         """A head has ended; one that asks for an upgrade is going to be parsed once more, without it."""
         self._head_bytes = 0
-        if not self.parser.should_upgrade():
+        if not self.parser.should_upgrade() and not self._refuse():
             super().on_headers_complete()
             if self._is_old:
                 self._close_after(self.cycle)
@@ -88,37 +92,44 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._head_bytes = 0
-        super().on_body(body)
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has ended, unless it is one whose head is going to be parsed once more."""
         if not self.parser.should_upgrade():
             self._stop_timer()
-            super().on_message_complete()
-            if self.cycle.response_complete:  # refused before its end came: only now is the connection idle
+            self._is_in_request = False
+            if not self._is_refused:
+                super().on_message_complete()
+            if self._is_refused or self.cycle.response_complete:  # before its end came: only now is there nothing to do
                 self._unset_keepalive_if_required()
                 wait, end = self.timeout_keep_alive, self.timeout_keep_alive_handler
                 self.timeout_keep_alive_task = self.loop.call_later(wait, end)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        answer = self._refusal(cycle.scope) if self._refusal and self._may_refuse(cycle) else None
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse(self) -> bool:
+        """Answer the request here and now where its head is enough for the application to refuse it."""
+        if self._refusal is None or not self._may_write:
+            return False
+        answer = self._refusal(self.parser.get_method(), self.url, self.headers)
         if answer is None:
-            super()._start_asgi_task(cycle, app)
-        else:
-            self._write(answer, cycle)
-
-    def _may_refuse(self, cycle: RequestResponseCycle) -> bool:
-        """Whether an answer can be written here and now, for a connection that goes on and a caller that reads."""
-        return cycle.keep_alive and not (self._is_old or self.pipeline or self.flow.write_paused)
-
-    def _write(self, answer: "Answer", cycle: RequestResponseCycle) -> None:
+            return False
         headers = (*self.server_state.default_headers, *answer.headers, (b"content-length", b"%d" % len(answer.body)))
         fields = b"".join([b"%b: %b\r\n" % header for header in headers])
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[answer.status], fields, answer.body))
-        cycle.response_started = cycle.response_complete = True
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
+        self._is_refused = True
+        return True
+
+    @property
+    def _may_write(self) -> bool:
+        """Whether an answer to this request can be said next, to a caller that reads, and the connection goes on."""
+        is_next = self._is_idle and not (self._is_old or self.flow.write_paused)
+        return is_next and self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
 
     def shutdown(self) -> None:
         """No more requests after those that are on their way: one may be in the network, or half here.

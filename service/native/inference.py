@@ -31,9 +31,12 @@ class Inference:
         self.classes = classes
         self.version = version
 
-    def check_room(self) -> None:
-        """Raises OverloadedError or UnavailableError where no request would be taken now: why read it then."""
-        self._classifier.check_room()
+    def check_room(self, timeout: float | None = None) -> None:
+        """Raises OverloadedError or UnavailableError where no request would be taken now: why read it then.
+
+        ``timeout``: the caller's, in seconds from now.
+        """
+        self._classifier.check_room(timeout)
 
     async def answer(
         self,

@@ -11,6 +11,7 @@ from service.native.classify import Classifier, ImageMeter
 from service.native.dispatch import Dispatcher
 from service.native.engine_link import EngineLink
 from service.native.metric_block import Block
+from service.native.pace import Pace
 from service.native.same_model import shared_model
 from service.native.slots import SlotLayout, SlotMemory
 from service.native.vitals import Vitals
@@ -40,7 +41,7 @@ class Lane:
         self.engines = [Vitals(one) for one in self._blocks]
         links = zip(order["engines"], self.engines, strict=True)
         self._links = [EngineLink(bytes.fromhex(address), self._memory, vitals) for address, vitals in links]
-        self.dispatcher = Dispatcher(self._memory, self._links, block)
+        self.dispatcher = Dispatcher(self._memory, self._links, block, pace=Pace(config.decode_threads))
         limits = Limits(max_bytes=native.max_image_bytes, max_pixels=native.max_image_pixels)
         self.classifier = Classifier(
             self.dispatcher, model, ImageMeter(block),

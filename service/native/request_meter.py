@@ -78,6 +78,10 @@ class RequestMeter:
         """A context for one request, from its head to its answer."""
         return Exchange(self)
 
+    def refused(self, error: ServiceError) -> None:
+        """A request has ended as soon as it began, with this error."""
+        self.counts[OUTCOMES[type(error)]].add()
+
 
 class Exchange:
     """One request. It counts as answered unless it is told otherwise, or ended by an exception."""

@@ -20,6 +20,7 @@ import numpy as np
 from service.native.shared_memory import anonymous, needed_for
 
 ABANDONED = 0.0  # a deadline that has passed at any time: nobody waits for this slot any more
+NOT_BEGUN = 0.0  # a time at which no run began: none has, since the slot was submitted last
 UNCOUNTED = 0.0  # a time of submission: an image of the frontend itself, which no metric counts
 CACHE_LINE = 64
 

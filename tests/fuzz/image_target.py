@@ -153,7 +153,7 @@ def _webp(data: bytes, random: Random) -> bytes:
     changed = data[:place] + value.to_bytes(width, "little") + data[place + width :]
     if random.random() < 0.5:
         changed = changed[:12] + mutated(changed[12:], random)
-        changed = changed[:4] + struct.pack("<I", len(changed) - 8) + changed[8:]
+        changed = changed[:4] + struct.pack("<I", max(0, len(changed) - 8)) + changed[8:]
     return changed
 
 
