@@ -1,5 +1,14 @@
 """The command line: ``python -m service serve | predict | compare-decoding | check``."""
 
+if __name__ == "__main__":  # first, for what is imported below takes a while
+    import sys
+
+    from service.startup import early_signals, open_missing_streams
+
+    open_missing_streams()
+    if sys.argv[1:2] == ["serve"]:
+        early_signals()
+
 import argparse
 import asyncio
 import contextlib
@@ -7,17 +16,18 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from service import __version__
 from service.config import MODEL_VARIABLE, Config, load_config
 from service.errors import ServiceError, StartupError
 
 if TYPE_CHECKING:
+    from service.native.supervisor import Supervisor
     from service.ops.model import Model
 
 READER_LEFT = 141  # what a shell says of a program that SIGPIPE ended
@@ -129,20 +139,26 @@ def _checked(arguments: argparse.Namespace) -> Checked:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from service.native.output import unblock
     from service.native.ready import announce, announce_admin
     from service.native.supervisor import Supervisor
 
+    unblock("stdout")
+    unblock("stderr")
     asked, config, model, precision = _checked(arguments)
-
-    def say(what: Callable[..., None], *about: Any) -> None:
-        try:
-            what(config, *about)
-        except OSError:  # nobody reads, or a disk is full
-            _write_to_nobody()  # requests are answered all the same
-
-    doors = (partial(say, announce, model, precision), partial(say, announce_admin))
-    asyncio.run(Supervisor(config, asked, *doors).run())
+    doors = (partial(announce, config, model, precision), partial(announce_admin, config))
+    asyncio.run(_to_its_end(Supervisor(config, asked, *doors)))
     return 0
+
+
+async def _to_its_end(supervisor: "Supervisor") -> None:
+    """The loop takes its handlers along, and then another signal would change how the program ends."""
+    try:
+        await supervisor.run()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from service.config_source import Setting, lay_over, read_yaml, short, shown
-from service.errors import ConfigError
+from service.config_source import Setting, lay_over, read_yaml
+from service.errors import ConfigError, short, shown
 
 # What ``--model`` on a command line sets, over file and environment.
 MODEL_VARIABLE = "REGNETX__OP__LOCAL_SERVICE_CONF__MODEL_CONFIG"
@@ -142,6 +142,8 @@ class Native(Section):
     server_timing: bool = False
     model_version: bool = False
     reload_model_ms: NotNegative = 0
+    # An hour: to wait for another process's TensorRT engine (20 min), build one (20 min) and warm up (5 min), and room.
+    load_timeout_ms: NotNegative = 3_600_000
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

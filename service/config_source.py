@@ -1,7 +1,6 @@
 """A YAML file and the environment -> the raw values of a configuration, not yet checked."""
 
 import difflib
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,12 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from service.errors import ConfigError
+from service.errors import ConfigError, short, shown
 
 # Two underscores, because Kubernetes sets REGNETX_PORT and its like for a Service that is named regnetx.
 ENVIRONMENT_PREFIX = "REGNETX__"
 # What PyYAML's constructors raise, beside its own errors, over !!int '', !!bool x, !!timestamp x and 2001-13-45
 STUMBLES = (ValueError, TypeError, AttributeError, LookupError)
-LONGEST = 200  # characters of foreign text in a message
-_SHORT = reprlib.Repr()
 
 
 @dataclass(frozen=True)
@@ -31,17 +28,6 @@ class Setting:
     def variable(self) -> str:
         """Its environment variable: ``op.regnet.batch_size`` is ``REGNETX__OP__BATCH_SIZE``."""
         return ENVIRONMENT_PREFIX + "__".join(part for part in self.path if part != "*").upper()
-
-
-def short(text: str) -> str:
-    """Foreign text for a message: one printable line, cut where it is long."""
-    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[: LONGEST + 1])
-    return line if len(text) <= LONGEST else f"{line[:LONGEST]}..."
-
-
-def shown(value: Any) -> str:
-    """Any value of YAML for a message; one whose aliases multiply is not written out first."""
-    return short(_SHORT.repr(value)) if isinstance(value, (dict, list, tuple, set)) else short(repr(value))
 
 
 def is_http_address(text: str) -> bool:
@@ -100,7 +86,8 @@ def _put(values: dict[str, Any], setting: Setting, text: str) -> None:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
             raise ConfigError(
-                f"{name}: {shown(target)} is not accepted; accepted: a mapping (while setting {setting.variable})"
+                f"{short(str(name))}: {shown(target)} is not accepted; accepted: a mapping"
+                f" (while setting {setting.variable})"
             )
     target[last] = text if setting.is_text else _scalar(setting, text)
 

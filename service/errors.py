@@ -12,8 +12,12 @@ Which of the two, and with which number, is a property of the class and stands n
 
 from __future__ import annotations
 
+import reprlib
 from enum import IntEnum
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
+
+LONGEST = 200  # characters of foreign text in a message
+MOST_BITS = 1024  # of a whole number in a message; Python does not write one of more than 4300 digits
 
 
 class ErrNo(IntEnum):
@@ -92,6 +96,13 @@ class UnsupportedMediaTypeError(ServiceError):
 
     grpc_code = GrpcCode.INVALID_ARGUMENT
     http_override = 415
+
+
+class RequestTooSlowError(ServiceError):
+    """The request has not come whole in the time that the configuration allows."""
+
+    grpc_code = GrpcCode.DEADLINE_EXCEEDED
+    http_override = 408
 
 
 class RequestTooLargeError(ServiceError):
@@ -177,3 +188,26 @@ class ConfigError(StartupError):
 
 class ModelError(StartupError):
     """The serving model: names the file, what was found and what is accepted."""
+
+
+# --- foreign text in a message --------------------------------------------------------------------
+
+
+def short(text: str) -> str:
+    """Foreign text for a message: one printable line, cut where it is long."""
+    line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[: LONGEST + 1])
+    return line if len(text) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def shown(value: Any) -> str:
+    """Any value of YAML or JSON for a message; one whose aliases multiply is not written out first."""
+    return short(_SHORT.repr(value)) if isinstance(value, (dict, list, tuple, set, int)) else short(repr(value))
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        bits = x.bit_length()
+        return super().repr_int(x, level) if bits <= MOST_BITS else f"a whole number of {bits} bits"
+
+
+_SHORT = _Short()

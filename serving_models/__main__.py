@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: the files that it writes must not get a standard stream's number
+    from service.startup import open_missing_streams
+
+    open_missing_streams()
+
 import argparse
 import io
 import os

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 
 # The largest official model takes 0.5 GB.
 MAX_BYTES = 4 << 30
@@ -59,10 +59,10 @@ def _damage_named(archive: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise ModelError(f"{archive}: damaged or cut short: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"{archive}: damaged or cut short: {short(str(error).splitlines()[0])}") from None
     except OSError as error:
         if error.errno is None:  # of gzip and bz2, not of the disk
-            raise ModelError(f"{archive}: damaged or cut short: {error}") from None
+            raise ModelError(f"{archive}: damaged or cut short: {short(str(error))}") from None
         if error.errno in _OF_NAMES:
             raise ModelError(f"{archive}: a member cannot be unpacked: {error.strerror}") from None
         raise
@@ -95,6 +95,10 @@ def _refuse_open_end(archive: Path, tar: tarfile.TarFile) -> None:
 def _refuse_unsafe(archive: Path, member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise ModelError(f"{archive}: the member {member.name!r} leaves the archive's own folder; nothing was unpacked")
+        raise ModelError(
+            f"{archive}: the member {shown(member.name)} leaves the archive's own folder; nothing was unpacked"
+        )
     if not (member.isfile() or member.isdir()):
-        raise ModelError(f"{archive}: the member {member.name!r} is a link or a device; accepted are files and folders")
+        raise ModelError(
+            f"{archive}: the member {shown(member.name)} is a link or a device; accepted are files and folders"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.errors import ModelError
+from service.errors import ModelError, shown
 from serving_models.variants import IMAGENET_CLASSES
 
 IMAGENET_LABELS = Path(__file__).parent / "labels" / "imagenet1k.txt"
@@ -38,5 +38,7 @@ def labels_for(classes: int, given: tuple[str, ...] | None, source: Path) -> tup
     if given is None:
         return read_labels(IMAGENET_LABELS) if classes == IMAGENET_CLASSES else tuple(map(str, range(classes)))
     if len(given) != classes:
-        raise ModelError(f"{source}: {classes} classes, but {len(given)} labels ({given[0]!r} … {given[-1]!r})")
+        raise ModelError(
+            f"{source}: {classes} classes, but {len(given)} labels ({shown(given[0])} … {shown(given[-1])})"
+        )
     return given

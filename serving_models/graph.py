@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.errors import short
+
 Shape = tuple[int, ...]
 
 
@@ -41,7 +43,7 @@ class Graph:
 
     def summary(self) -> str:
         """What was found, for a message: ``53 conv2d, 53 batch_norm, 49 relu``."""
-        return ", ".join(f"{count} {kind}" for kind, count in _counted(node.kind for node in self.nodes))
+        return ", ".join(f"{count} {short(kind)}" for kind, count in _counted(node.kind for node in self.nodes))
 
 
 def _counted(kinds: Iterable[str]) -> list[tuple[str, int]]:

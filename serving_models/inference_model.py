@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import ModelError
+from service.errors import ModelError, short
 from serving_models.graph import Shape
 from serving_models.parameters import read_combined, read_scattered
 from serving_models.program_files import read_program
@@ -56,7 +56,7 @@ def find(folder: Path) -> InferenceModelFiles:
     programs = [program for home in homes for program in _programs(home)]
     if len(programs) > 1:
         names = ", ".join(str(program.relative_to(folder)) for program in programs)
-        raise ModelError(f"{folder}: ambiguous, {len(programs)} programs: {names}; {ACCEPTED}")
+        raise ModelError(f"{folder}: ambiguous, {len(programs)} programs: {short(names)}; {ACCEPTED}")
     return InferenceModelFiles(homes[0], programs[0], _params(homes[0], programs[0]))
 
 
@@ -87,9 +87,9 @@ def _params(folder: Path, program: Path) -> Path | None:
     found = [path for path in sorted(folder.iterdir()) if path.suffix == ".pdiparams" or path.name == "__params__"]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ModelError(f"{folder}: ambiguous, {len(found)} files of parameters: {names}; {ACCEPTED}")
+        raise ModelError(f"{folder}: ambiguous, {len(found)} files of parameters: {short(names)}; {ACCEPTED}")
     if not found and program.name != "__model__":
-        raise ModelError(f"{folder}: {program.name}, but no parameters among {_listing(folder)}; {ACCEPTED}")
+        raise ModelError(f"{folder}: {short(program.name)}, but no parameters among {_listing(folder)}; {ACCEPTED}")
     return found[0] if found else None
 
 
@@ -108,4 +108,4 @@ def _listing(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return "its files (the folder is empty)"
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(map(short, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

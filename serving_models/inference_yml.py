@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from service.errors import ModelError
+from service.errors import MOST_BITS, ModelError, short, shown
 from serving_models.class_labels import read_labels
 
 _ORDER = ("DecodeImage", "ResizeImage", "CropImage", "NormalizeImage")
@@ -54,7 +54,7 @@ def read_inference_yml(path: Path) -> Feeding:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ModelError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{path}: not YAML: {short(' '.join(str(error).split()))}") from None
     try:
         return _feeding(_mapping(document, "the file"), path)
     except _RefusedError as error:
@@ -65,7 +65,7 @@ def _feeding(document: Mapping[str, Any], path: Path) -> Feeding:
     facts: dict[str, Any] = {}
     operators = _mapping(document.get("PreProcess", {}), "PreProcess").get("transform_ops", [])
     if not isinstance(operators, list):
-        raise _RefusedError(f"PreProcess.transform_ops is {operators!r}; accepted is a list")
+        raise _RefusedError(f"PreProcess.transform_ops is {shown(operators)}; accepted is a list")
     transforms = [item for operator in operators for item in _mapping(operator, "a transform").items()]
     names = [name for name, _ in transforms]
     _refuse_order(names)
@@ -81,25 +81,29 @@ def _refuse_order(names: list[str]) -> None:
     """Another order makes another input."""
     unknown = [name for name in names if name not in _READERS]
     if unknown:
-        raise _RefusedError(f"transform {unknown[0]!r} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
+        raise _RefusedError(f"transform {shown(unknown[0])} is not supported; accepted are {ACCEPTED_TRANSFORMS}")
     # ToCHWImage may stand before NormalizeImage, whose "order" then says so.
     if [name for name in names if name != "ToCHWImage"] != [name for name in _ORDER if name in names]:
-        raise _RefusedError(f"the transforms are {', '.join(names)}; accepted is, in this order: {ACCEPTED_TRANSFORMS}")
+        raise _RefusedError(
+            f"the transforms are {short(', '.join(names))}; accepted is, in this order: {ACCEPTED_TRANSFORMS}"
+        )
 
 
 def _decode(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("to_rgb", True) is not True:
-        raise _RefusedError(f"DecodeImage.to_rgb is {options['to_rgb']!r}; accepted is true (images are fed as RGB)")
+        raise _RefusedError(
+            f"DecodeImage.to_rgb is {shown(options['to_rgb'])}; accepted is true (images are fed as RGB)"
+        )
     return {}
 
 
 def _resize(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("interpolation") not in (None, "bilinear"):
-        raise _RefusedError(f"ResizeImage.interpolation is {options['interpolation']!r}; accepted is 'bilinear'")
+        raise _RefusedError(f"ResizeImage.interpolation is {shown(options['interpolation'])}; accepted is 'bilinear'")
     if options.get("backend") not in (None, "cv2"):
-        raise _RefusedError(f"ResizeImage.backend is {options['backend']!r}; accepted is 'cv2'")
+        raise _RefusedError(f"ResizeImage.backend is {shown(options['backend'])}; accepted is 'cv2'")
     if "resize_short" not in options:
-        raise _RefusedError(f"ResizeImage has {sorted(map(str, options))}; accepted is resize_short")
+        raise _RefusedError(f"ResizeImage has {shown(list(options))}; accepted is resize_short")
     return {"resize_short": _pixels(options["resize_short"], "ResizeImage.resize_short")}
 
 
@@ -109,7 +113,7 @@ def _crop(options: Mapping[str, Any]) -> dict[str, Any]:
         side = _pixels(size, "CropImage.size")
         return {"crop": (side, side)}
     if len(size) != 2:
-        raise _RefusedError(f"CropImage.size is {size!r}; accepted are a number of pixels and [width, height]")
+        raise _RefusedError(f"CropImage.size is {shown(size)}; accepted are a number of pixels and [width, height]")
     # NOTE width first: what PaddleClas's CropImage does, whatever its comment says.
     width, height = (_pixels(value, "CropImage.size") for value in size)
     return {"crop": (height, width)}
@@ -123,7 +127,7 @@ def _normalize(options: Mapping[str, Any]) -> dict[str, Any]:
         if options.get(key) is not None:
             facts[key] = _triple(options[key], f"NormalizeImage.{key}")
     if any(value <= 0 for value in facts.get("std", ())):
-        raise _RefusedError(f"NormalizeImage.std is {options['std']!r}; accepted are numbers above 0")
+        raise _RefusedError(f"NormalizeImage.std is {shown(options['std'])}; accepted are numbers above 0")
     return facts
 
 
@@ -146,10 +150,10 @@ def _labels(post_process: Any, folder: Path) -> tuple[str, ...] | None:
     if topk.get("label_list") is not None:
         labels = topk["label_list"]
         if not isinstance(labels, list) or not labels:
-            raise _RefusedError(f"PostProcess.Topk.label_list is {labels!r}; accepted is a list of labels")
+            raise _RefusedError(f"PostProcess.Topk.label_list is {shown(labels)}; accepted is a list of labels")
         return tuple(_label(label) for label in labels)
     if topk.get("class_id_map_file") is not None:
-        return read_labels(_beside(folder, str(topk["class_id_map_file"])))
+        return read_labels(_beside(folder, _text(topk["class_id_map_file"])))
     return None
 
 
@@ -162,39 +166,46 @@ def _beside(folder: Path, name: str) -> Path:
         inside = False
     if not inside:
         raise _RefusedError(
-            f"PostProcess.Topk.class_id_map_file is {name!r}; accepted is a file in the folder of inference.yml"
+            f"PostProcess.Topk.class_id_map_file is {shown(name)}; accepted is a file in the folder of inference.yml"
         )
     return file
 
 
 def _label(value: Any) -> str:
-    label = str(value).strip()
+    label = _text(value).strip()
     if not label or "\n" in label:
-        raise _RefusedError(f"PostProcess.Topk.label_list holds {value!r}; accepted are labels of one line")
+        raise _RefusedError(f"PostProcess.Topk.label_list holds {shown(value)}; accepted are labels of one line")
     return label
+
+
+def _text(value: Any) -> str:
+    """A text, number or date as text; of what may be without end to write, whose aliases multiply, nothing."""
+    if isinstance(value, (dict, list, tuple, set)) or (isinstance(value, int) and value.bit_length() > MOST_BITS):
+        return ""
+    return str(value)
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _RefusedError(f"{what} is {value!r}; accepted is a mapping")
+        raise _RefusedError(f"{what} is {shown(value)}; accepted is a mapping")
     return value
 
 
 def _pixels(value: Any, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
-        raise _RefusedError(f"{what} is {value!r}; accepted is a whole number of pixels from 1 to 4096")
+        raise _RefusedError(f"{what} is {shown(value)}; accepted is a whole number of pixels from 1 to 4096")
     return value
 
 
 def _fraction(value: Any) -> float:
     """A number, or a quotient as PaddleClas's configurations write it: ``1.0/255.0``."""
     try:
-        numerator, _, denominator = str(value).partition("/")
+        numerator, _, denominator = _text(value).partition("/")
         found = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         found = math.nan
     if not math.isfinite(found) or found <= 0:
-        raise _RefusedError(f"NormalizeImage.scale is {value!r}; accepted are a positive number and '1.0/255.0'")
+        raise _RefusedError(f"NormalizeImage.scale is {shown(value)}; accepted are a positive number and '1.0/255.0'")
     return found
 
 
@@ -208,6 +219,6 @@ def _is_finite(number: float) -> bool:
 def _triple(value: Any, what: str) -> Triple:
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 3 or not all(isinstance(n, (int, float)) and _is_finite(n) for n in numbers):
-        raise _RefusedError(f"{what} is {value!r}; accepted are 3 numbers, for R, G and B")
+        raise _RefusedError(f"{what} is {shown(value)}; accepted are 3 numbers, for R, G and B")
     red, green, blue = (float(n) for n in numbers)
     return red, green, blue

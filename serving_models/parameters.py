@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from service.errors import ModelError
+from service.errors import ModelError, shown
 from serving_models.graph import Shape
 from serving_models.paddle_runtime import program_format
 
@@ -55,7 +55,7 @@ def _scattered(folder: Path, shapes: Mapping[str, Shape]) -> Iterator[tuple[str,
     for name, shape in shapes.items():
         path = folder / name
         if path.parent != folder or not path.is_file():
-            raise ModelError(f"{folder}: no file with the parameter {name!r} of its program")
+            raise ModelError(f"{folder}: no file with the parameter {shown(name)} of its program")
         content = memoryview(path.read_bytes())
         array, end = _named_tensor(path, content, 0, name=name, shape=shape)
         if end != len(content):
@@ -68,12 +68,12 @@ def _named_tensor(path: Path, content: memoryview, offset: int, *, name: str, sh
         array, end = _tensor(content, offset, shape)
     except (struct.error, DecodeError):
         raise ModelError(
-            f"{path}: damaged or cut short at parameter {name!r}, byte {offset} of {len(content)}"
+            f"{path}: damaged or cut short at parameter {shown(name)}, byte {offset} of {len(content)}"
         ) from None
     except _DamagedError as error:
-        raise ModelError(f"{path}: parameter {name!r} at byte {offset} of {len(content)}: {error}") from None
+        raise ModelError(f"{path}: parameter {shown(name)} at byte {offset} of {len(content)}: {error}") from None
     if not np.isfinite(array).all():
-        raise ModelError(f"{path}: parameter {name!r} holds values that are not finite")
+        raise ModelError(f"{path}: parameter {shown(name)} holds values that are not finite")
     return array, end
 
 

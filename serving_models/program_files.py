@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 from serving_models.graph import Graph, Node, Shape
 from serving_models.paddle_runtime import program_format
 
@@ -75,7 +75,7 @@ def _refuse_broken_text(path: Path, block: Any) -> None:
     names = [variable.name for variable in block.vars] + [operator.type for operator in block.ops]
     broken = next((name for name in names if not isinstance(name, str)), None)
     if broken is not None:
-        raise ModelError(f"{path}: damaged, the name {broken!r} in it is not text")
+        raise ModelError(f"{path}: damaged, the name {shown(broken)} in it is not text")
 
 
 def _ends(operators: Any, kind: str) -> list[str]:
@@ -122,7 +122,8 @@ def _read_pir(path: Path, content: bytes) -> Graph:
         (block,) = region["blocks"]
         return _pir_graph(block["ops"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{path}: a Paddle program of an unknown layout ({type(error).__name__}: {error})") from None
+        reason = short(f"{type(error).__name__}: {error}")
+        raise ModelError(f"{path}: a Paddle program of an unknown layout ({reason})") from None
 
 
 def _pir_graph(operators: list[dict[str, Any]]) -> Graph:
@@ -161,7 +162,7 @@ def _pir_name(value: Mapping[str, Any], names: Mapping[int, str]) -> str:
 
 def _pir_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"the name {value!r} is not text")
+        raise TypeError(f"the name {shown(value)} is not text")
     return value
 
 

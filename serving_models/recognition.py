@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 from serving_models.graph import Graph, Node, Shape
 from serving_models.variants import VARIANTS
 
@@ -65,17 +65,19 @@ class _Walk:
             value = self._bottleneck(f"s{stage}_b{block}", value, stride)
         value, has_softmax = self._head(value)
         if value != fetch:
-            raise _ForeignError(f"its output is {fetch!r}, not the scores {value!r}")
+            raise _ForeignError(f"its output is {shown(fetch)}, not the scores {shown(value)}")
         return RegNetXProgram(self._names, self._graph.feeds[feed], has_softmax)
 
     def _ends(self) -> tuple[str, str]:
         feeds, fetches = list(self._graph.feeds), self._graph.fetches
         if len(feeds) != 1 or len(fetches) != 1:
-            raise _ForeignError(f"{len(feeds)} inputs {feeds} and {len(fetches)} outputs, where it has one of each")
+            raise _ForeignError(
+                f"{len(feeds)} inputs {shown(feeds)} and {len(fetches)} outputs, where it has one of each"
+            )
         shape = self._graph.feeds[feeds[0]]
         if len(shape) != 4 or shape[1] != 3:
             raise _ForeignError(
-                f"its input {feeds[0]!r} has the shape {list(shape)}, where it has [-1, 3, height, width]"
+                f"its input {shown(feeds[0])} has the shape {shown(list(shape))}, where it has [-1, 3, height, width]"
             )
         return feeds[0], fetches[0]
 
@@ -99,7 +101,9 @@ class _Walk:
         projections = [node for node in convolutions if node not in firsts]
         if len(firsts) != 1 or len(projections) > 1 or len(self._consumers[value]) != 2:
             kinds = [node.kind for node in self._consumers[value]]
-            raise _ForeignError(f"{kinds} read {value!r}, where a residual block or the average pooling does")
+            raise _ForeignError(
+                f"{shown(kinds)} read {shown(value)}, where a residual block or the average pooling does"
+            )
         return firsts[0], projections[0] if projections else None
 
     def _block_stride(self, value: str) -> int:
@@ -112,17 +116,18 @@ class _Walk:
         conv = node or self._only(value, "conv2d")
         weight = self._parameter(conv, "Filter")
         shape = self._graph.parameters[weight]
-        found = ", ".join(f"{key} {_numbers(conv, key)}" for key in ("strides", "paddings", "dilations"))
+        found = ", ".join(f"{key} {shown(_numbers(conv, key))}" for key in ("strides", "paddings", "dilations"))
         expected = f"strides {[stride] * 2}, paddings {[kernel // 2] * 2}, dilations [1, 1]"
         if shape[2:] != (kernel, kernel) or found != expected or "Bias" in conv.inputs:
             raise _ForeignError(
-                f"a convolution {list(shape)}, {found}, where {name} is [out, in, {kernel}, {kernel}], {expected}"
+                f"a convolution {shown(list(shape))}, {found},"
+                f" where {name} is [out, in, {kernel}, {kernel}], {expected}"
             )
         self._names[f"{name}._conv.weight"] = weight
         norm = self._only(conv.output, "batch_norm")
         epsilon = norm.attributes.get("epsilon")
         if not isinstance(epsilon, float) or abs(epsilon - _EPSILON) > 1e-9:
-            raise _ForeignError(f"the batch_norm of {name} has the epsilon {epsilon}, not {_EPSILON}")
+            raise _ForeignError(f"the batch_norm of {name} has the epsilon {shown(epsilon)}, not {_EPSILON}")
         for role, ours in _BATCH_NORM.items():
             self._names[f"{name}._batch_norm.{ours}"] = self._parameter(norm, role)
         return norm.output
@@ -166,13 +171,13 @@ class _Walk:
         nodes = self._consumers[value]
         if len(nodes) != 1 or nodes[0].kind != kind:
             found = " and ".join(node.kind for node in nodes) or "nothing"
-            raise _ForeignError(f"{found} reads {value!r}, where {kind} does")
+            raise _ForeignError(f"{short(found)} reads {shown(value)}, where {kind} does")
         return nodes[0]
 
     def _parameter(self, node: Node, role: str) -> str:
         name = node.inputs.get(role, "")
         if name not in self._graph.parameters:
-            raise _ForeignError(f"the {role} of {node.kind} {node.output!r} is {name!r}, no parameter")
+            raise _ForeignError(f"the {role} of {short(node.kind)} {shown(node.output)} is {shown(name)}, no parameter")
         return name
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 from serving_models.layers import Shape, parameter_shapes
 from serving_models.restricted_pickle import PickledArray, RefusedError, unpickle
 from serving_models.variants import VARIANTS
@@ -94,10 +94,12 @@ def _unpickle_file(path: Path) -> object:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     except RefusedError as error:
-        raise _refusal(path, f"refers to {error}, which no state dict needs (nothing was executed)") from None
+        raise _refusal(
+            path, f"refers to {short(str(error))}, which no state dict needs (nothing was executed)"
+        ) from None
     # Damaged bytes are opcodes like any others: the unpickler answers with nearly every type there is.
     except Exception as error:
-        raise _refusal(path, f"damaged or cut short ({error})") from error
+        raise _refusal(path, f"damaged or cut short ({short(str(error))})") from error
 
 
 def _describe(head: bytes) -> str:
@@ -120,11 +122,13 @@ def _name(key: object, path: Path) -> str:
 
 def _as_float32(value: object, key: str, path: Path) -> npt.NDArray[np.float32]:
     if not isinstance(value, PickledArray):
-        raise _refusal(path, f"{key!r} is a {type(value).__name__}, not an array")
+        raise _refusal(path, f"{shown(key)} is a {type(value).__name__}, not an array")
     if value.array.dtype.kind != "f" or value.array.dtype.itemsize > 4:
-        raise ModelError(f"{path}: {key!r} is of type {value.array.dtype}; accepted are float32 and float16")
+        raise ModelError(
+            f"{path}: {shown(key)} is of type {short(str(value.array.dtype))}; accepted are float32 and float16"
+        )
     if not np.isfinite(value.array).all():
-        raise ModelError(f"{path}: {key!r} holds values that are not finite")
+        raise ModelError(f"{path}: {shown(key)} holds values that are not finite")
     return value.array.astype(np.float32)
 
 
@@ -159,4 +163,4 @@ def _refusal(source: Path, found: str) -> ModelError:
 
 def _some(texts: list[str]) -> str:
     more = len(texts) - _NAMED_AT_MOST
-    return ", ".join(texts[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(short, texts[:_NAMED_AT_MOST])) + (f" and {more} more" if more > 0 else "")

@@ -70,7 +70,8 @@ class Spans:
 class HttpCollector(Spans):
     """Takes what is posted to ``/v1/traces``, or refuses it, or stands still."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
+        """``tls``: the context of a server, for https."""
         super().__init__()
         self.status = 200
         self.refused = self.held = 0
@@ -79,7 +80,9 @@ class HttpCollector(Spans):
         self._goes_on.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
 
     @contextlib.contextmanager
     def running(self):
@@ -138,11 +141,14 @@ class HttpCollector(Spans):
 class GrpcCollector(Spans, TraceServiceServicer):
     """Takes what is exported to it."""
 
-    def __init__(self):
+    def __init__(self, tls=None):
+        """``tls``: the credentials of a server, for https."""
         super().__init__()
         self._server = grpc.server(ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(self, self._server)
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        nowhere = "127.0.0.1:0"
+        port = self._server.add_secure_port(nowhere, tls) if tls else self._server.add_insecure_port(nowhere)
+        self.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{port}"
 
     @contextlib.contextmanager
     def running(self):

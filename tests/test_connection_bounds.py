@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -18,6 +21,7 @@ from service.native.budget import Budget
 from service.native.http_protocol import MAX_HEADERS
 
 READ_MS, IDLE_MS = 1000, 1500
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # its preface, no settings
 HEAD = f"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
 
 
@@ -48,6 +52,12 @@ def test_connections_on_which_nothing_more_comes_end(hasty):
     assert heard["nothing"] == b""
     assert [name for name in SENT if not heard[name].startswith(SENT[name][1])] == []
     infer(hasty)
+
+
+def test_who_has_less_time_than_its_body_takes_is_told_when_it_is_over(hasty):
+    with connect(hasty.http) as caller:
+        caller.sendall(HEAD[:-2] + b"X-Request-Timeout: 0.1\r\n\r\n" + BODY.encode()[:100])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 504 Gateway Timeout")
 
 
 def test_a_body_that_drips_is_given_up_and_holds_no_slot(hasty):
@@ -110,19 +120,117 @@ def test_an_idle_grpc_connection_of_a_living_caller_is_kept(hasty):
         assert wire.Response.FromString(method(packet, timeout=30)).err_no == 0
 
 
+def test_one_grpc_connection_too_many_is_closed_and_the_others_work(hasty):
+    with contextlib.ExitStack() as stack:
+        inside = [stack.enter_context(connect(hasty.rpc)) for _ in range(8)]
+        for caller in inside:
+            caller.sendall(HTTP2)
+            assert caller.recv(65536)
+        last = stack.enter_context(connect(hasty.rpc))
+        with contextlib.suppress(ConnectionError):
+            last.sendall(HTTP2)
+            assert rest_of(last) == b""
+        inside.pop().close()
+
+        def is_taken():
+            with connect(hasty.rpc) as next_, contextlib.suppress(ConnectionError):
+                next_.sendall(HTTP2)
+                return bool(next_.recv(65536))
+
+        wait_for(is_taken)
+
+
+def test_a_grpc_message_that_does_not_come_is_given_up(hasty):
+    never = threading.Event()
+
+    def nothing():
+        never.wait(30)
+        yield b""
+
+    with grpc.insecure_channel(hasty.rpc) as channel:
+        try:
+            with pytest.raises(grpc.RpcError) as given_up:
+                channel.stream_unary(METHOD)(nothing(), timeout=30)
+        finally:
+            never.set()
+        assert given_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert given_up.value.details() == f"the message did not come whole within {READ_MS // 1000} s"
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.stream_unary(METHOD)(iter([]), timeout=30)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.fixture(scope="module")
 def frugal(digits_model, tmp_path_factory):
-    """16 MiB for all requests together."""
+    """16 MiB for all requests together, and no garbage collection: what is let go of is let go of at once."""
+    folder = tmp_path_factory.mktemp("frugal")
+    (folder / "sitecustomize.py").write_text("import gc\n\ngc.disable()\n")
     config = quick(digits_model, native={"max_buffered_bytes": 16 << 20})
-    with serving(tmp_path_factory.mktemp("frugal"), config) as running:
+    with serving(folder, config, PYTHONPATH=str(folder)) as running:
         yield running
 
 
-def frontend_bytes(service):
-    """The most memory that the frontend has had."""
+def frontend_bytes(service, which="VmHWM"):
+    """The most memory that the frontend has had, or with VmRSS what it has."""
     [pid] = service.children()["frontend"]
     with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+
+BIG = "A" * (8 << 20)
+BIG_PACKET = wire.Request(key=["a"], value=[BIG]).SerializeToString()
+JSON = {"Content-Type": "application/json"}
+IN_VAIN = {
+    "a bad image": (json.dumps({"key": ["a"], "value": [BIG]}), JSON),
+    "bad JSON": ('{"key":["a"],"value":["' + BIG, JSON),
+    "a bad file": (b"\xff\xd8" + BIG.encode(), {"Content-Type": "image/jpeg"}),
+    "a bad form": (b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\n' + BIG.encode(),
+                   {"Content-Type": "multipart/form-data; boundary=x"}),
+    "no time": (json.dumps({"key": ["a"], "value": [BIG]}), {**JSON, "X-Request-Timeout": "0.000001"}),
+    "a bad message": (BIG_PACKET[:-1], ()),
+    "a bad image in a message": (BIG_PACKET, ()),
+    "a bad top-k": (BIG_PACKET, (("x-top-k", "many"),)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_VAIN)
+def test_a_request_that_fails_is_let_go_of_at_once(frugal, name):
+    """An error can hold its request: by its traceback, a frame in that, and what in the frame holds the error."""
+    body, about = IN_VAIN[name]
+
+    def ask(times):
+        for _ in range(times):
+            if isinstance(about, dict):
+                with contextlib.closing(http.client.HTTPConnection(frugal.http, timeout=60)) as caller:
+                    caller.request("POST", "/regnet/prediction", body, about)
+                    assert caller.getresponse().status in (200, 400, 429, 504)
+            else:
+                with grpc.insecure_channel(frugal.rpc) as channel, contextlib.suppress(grpc.RpcError):
+                    channel.unary_unary(METHOD)(body, timeout=60, metadata=about)
+
+    ask(4)
+    before = frontend_bytes(frugal, "VmRSS")
+    ask(10)
+    assert frontend_bytes(frugal, "VmRSS") - before < 40 << 20
+
+
+def test_many_large_grpc_messages_at_once_do_not_take_all_memory(frugal):
+    infer(frugal)
+    before = frontend_bytes(frugal)
+    packet = wire.Request(key=["a"], value=["A" * (15 << 20)]).SerializeToString()
+
+    def call(_):
+        with grpc.insecure_channel(frugal.rpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                return wire.Response.FromString(channel.unary_unary(METHOD)(packet, timeout=60)).err_no
+            except grpc.RpcError as error:
+                return error.code().name
+
+    with ThreadPoolExecutor(48) as threads:
+        answers = Counter(threads.map(call, range(48)))
+    assert set(answers) <= {10000, "RESOURCE_EXHAUSTED"}
+    assert frontend_bytes(frugal) - before < 800 << 20  # 720 MiB were sent, and more than that is needed to read them
+    infer(frugal)
 
 
 def test_callers_that_send_much_and_slowly_cannot_take_all_memory(frugal):

@@ -1,11 +1,13 @@
 """bytes -> image: formats, orientation, colour, limits."""
 
+import errno
 import struct
 from io import BytesIO
 
 import cv2
 import numpy as np
 import pytest
+from animations import animated_png
 from image_files import FILES, noise, png
 from photographs import NAMES, encode, photograph, picture, with_orientation
 from PIL import Image, ImageOps
@@ -102,6 +104,59 @@ def test_stray_bytes_between_jpeg_segments_are_skipped():
     np.testing.assert_array_equal(decode(stray, LIMITS), decode(data, LIMITS))
 
 
+# --- large images, read with less memory; here everything is large --------------------------------
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr("service.ops.decode.LARGE", 1)
+    monkeypatch.setattr("service.ops.decode.BAND", 200)
+
+
+@every_file
+def test_a_large_image_has_the_same_pixels(everything_is_large, data):
+    image = decode(data, LIMITS)
+    assert image.dtype == np.uint8 and image.flags.c_contiguous and image.flags.writeable
+    np.testing.assert_array_equal(image, reference(data))
+
+
+@pytest.mark.parametrize(("image_format", "options"), [("JPEG", {}), ("PNG", {}), ("WebP", {"lossless": True})])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_image_is_turned(everything_is_large, image_format, options, orientation):
+    data = encode(picture(), image_format, exif=with_orientation(orientation), **options)
+    np.testing.assert_array_equal(decode(data, LIMITS), reference(data))
+
+
+@pytest.mark.parametrize("blend", [0, 1])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_animation_is_composed_as_a_small_one_is(everything_is_large, blend, dtype):
+    data = animated_png(noise(37, 61, 4, dtype=dtype), blend=blend)
+    np.testing.assert_array_equal(decode(data, LIMITS), reference(data))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "GIF" not in name and "animated" not in name])
+def test_a_large_image_is_decoded_into_the_array_that_is_returned(everything_is_large, monkeypatch, name):
+    expected = reference(FILES[name])
+    monkeypatch.setattr("cv2.imdecode", None)
+    np.testing.assert_array_equal(decode(FILES[name], LIMITS), expected)
+
+
+def test_a_large_image_is_decoded_where_no_descriptor_is_left(everything_is_large, monkeypatch):
+    def none_left(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("os.memfd_create", none_left)
+    np.testing.assert_array_equal(decode(FILES["JPEG"], LIMITS), reference(FILES["JPEG"]))
+
+
+def test_a_large_image_that_is_damaged_is_said_to_be(everything_is_large):
+    data = bytearray(FILES["PNG"])
+    pixels = data.index(b"IDAT") + 4
+    data[pixels : pixels + 40] = bytes(40)
+    with pytest.raises(ImageError, match=rf"^PNG damaged: {len(data)} bytes that cannot be decoded$"):
+        decode(data, LIMITS)
+
+
 # --- limits --------------------------------------------------------------------------------------
 
 
@@ -126,6 +181,18 @@ def test_an_image_beyond_a_limit_is_refused_with_both_numbers(limits, message):
 def test_an_image_at_every_limit_is_accepted():
     data = FILES["PNG"]
     assert decode(data, Limits(max_bytes=len(data), max_pixels=61 * 37, max_side=61)).shape == (37, 61, 3)
+
+
+@pytest.mark.parametrize("name", ["PNG animated", "WebP animated"])
+def test_an_animation_may_have_a_quarter_of_the_pixels(name):
+    assert decode(FILES[name], Limits(max_pixels=4 * 61 * 37)).shape == (37, 61, 3)
+    with pytest.raises(ImageError, match=r"^61x37 pixels of an animation, at most 2256 accepted$"):
+        decode(FILES[name], Limits(max_pixels=4 * 61 * 37 - 1))
+
+
+@pytest.mark.parametrize("name", ["PNG", "PNG palette", "WebP alpha", "GIF animated"])
+def test_what_is_not_composed_may_have_all_of_the_pixels(name):
+    assert decode(FILES[name], Limits(max_pixels=61 * 37)).shape == (37, 61, 3)
 
 
 def test_a_bomb_is_refused_by_its_header_before_anything_else():

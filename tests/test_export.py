@@ -53,6 +53,7 @@ CLIENT_FILES = ["serving_client_conf.prototxt", "serving_client_conf.stream.prot
 
 Export = Callable[..., Path]
 FORMS = ["pdmodel", "json", "fluid", "scattered", "tar", "fluid_output", "logits", "weights"]
+SIDE_OF = dict.fromkeys(FORMS, ()) | {"weights": ("--image-size", str(model_files.SIDE))}  # programs declare theirs
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def answers(model: Path) -> Any:
 def test_the_exported_model_answers_what_the_network_answers(
     form: str, sources: dict[str, Path], scores: Any, exported: Export
 ) -> None:
-    model = exported(sources[form], "--image-size", "32")
+    model = exported(sources[form], *SIDE_OF[form])
 
     assert np.abs(answers(model) - scores).max() < 1e-5
     facts = yaml.safe_load((model / "model.yml").read_text())
@@ -132,7 +133,7 @@ def test_the_service_loads_what_was_exported_at_the_declared_size(sources: dict[
 
 @pytest.mark.parametrize("form", ["logits", "json", "weights"])
 def test_there_is_exactly_one_softmax_at_the_end(form: str, sources: dict[str, Path], exported: Export) -> None:
-    model = exported(sources[form], "--image-size", "32")
+    model = exported(sources[form], *SIDE_OF[form])
 
     program = read_program(model / "serving_server/inference.pdmodel")
     assert [node.kind for node in program.nodes].count("softmax") == 1
@@ -144,7 +145,7 @@ def test_there_is_exactly_one_softmax_at_the_end(form: str, sources: dict[str, P
 def test_the_same_weights_make_the_same_bytes_without_a_trace_of_this_machine(
     sources: dict[str, Path], exported: Export
 ) -> None:
-    models = [exported(sources[form], "--image-size", "32") for form in FORMS]
+    models = [exported(sources[form], *SIDE_OF[form]) for form in FORMS]
 
     for file in SERVER_FILES:
         assert len({(model / "serving_server" / file).read_bytes() for model in models}) == 1
@@ -152,7 +153,7 @@ def test_the_same_weights_make_the_same_bytes_without_a_trace_of_this_machine(
 
 
 def test_the_prototxts_say_in_text_and_binary_how_stock_feeds_it(sources: dict[str, Path], exported: Export) -> None:
-    model = exported(sources["logits"], "--image-size", "32")
+    model = exported(sources["logits"])
 
     for side in ("server", "client"):
         stem = model / f"serving_{side}/serving_{side}_conf"
@@ -225,18 +226,13 @@ def test_given_labels_and_sizes_go_first(sources: dict[str, Path], exported: Exp
     assert (model.height, model.width, model.resize_short) == (64, 64, 70)
 
 
-def test_without_a_name_a_model_is_called_by_its_architecture(sources: dict[str, Path], tmp_path: Path) -> None:
-    assert main(["export", str(sources["pdmodel"]), "--to", str(tmp_path)]) == 0
-
-    assert load_model(tmp_path / "regnetx_200mf").name == "regnetx_200mf"
-
-
-def test_the_command_ends_with_a_summary(
+def test_without_a_name_a_model_is_called_by_its_architecture_and_the_command_ends_with_a_summary(
     sources: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(sources["weights"]), "--to", str(tmp_path), "--name", "model"]) == 0
+    assert main(["export", str(sources["weights"]), "--to", str(tmp_path)]) == 0
 
+    assert load_model(tmp_path / "regnetx_200mf").name == "regnetx_200mf"
     printed = capfd.readouterr()
-    assert "model: ready to serve" in printed.out
+    assert "regnetx_200mf: ready to serve" in printed.out
     assert "RegNetX_200MF" in printed.out
     assert printed.err == ""

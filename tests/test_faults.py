@@ -24,7 +24,7 @@ from pathlib import Path
 import onnx
 import pytest
 import yaml
-from calling import BODY, all_processes, connect, get, infer, is_refused, ports_are_free
+from calling import BODY, all_processes, connect, get, infer, is_refused, ports_are_free, stopped
 from guarded import Guarded
 from load import End, under_load
 from onnx import numpy_helper
@@ -34,14 +34,21 @@ from scraping import ADMIN, Scrape, probe
 from service.ops.content import sha256_of
 
 SHAPE = {"build_dag_each_worker": True, "worker_num": 2, "op": {"concurrency": 2}, "dag": ADMIN}
-# The supervisor gives a stuck engine ten seconds more, which nobody wants to wait for here.
+# The supervisor gives a stuck engine ten seconds more, a frontend twenty, and an hour to whoever loads, which nobody
+# wants to wait for here. How long an engine may load stands in a file, for the machine may be busy when it really loads.
 IMPATIENT = """
-import sys
-from service.native import watchdog
-watchdog.LOOK_SECONDS, watchdog.MOST_LOOKS = 0.2, 3
+import os, sys
+from pathlib import Path
+from service.native import supervised, watchdog
+watchdog.LOOK_SECONDS, watchdog.MOST_LOOKS = 0.2, {"engine": 3, "frontend": 5}
+may_load = lambda child: float(Path(os.environ["LOAD_SECONDS"]).read_text()) if child.kind == "engine" else 0.0
+supervised.Child.load_seconds = property(may_load, lambda child, seconds: None)
 from service.__main__ import main
 sys.exit(main())
 """
+PATIENT_SECONDS = 120.0
+HANGS = "import threading\nthreading.Event().wait()\n"  # a vendor's library that never comes back
+LATE = "has not loaded the model within the 1 s of native.load_timeout_ms"
 
 
 @dataclass
@@ -50,6 +57,8 @@ class Stage(Guarded):
 
     model: Path  # the folder of model.yml
     temporary: Path  # TMPDIR of the service
+    load_seconds: Path  # how long an engine that is started from now on may load
+    modules: Path  # a folder in front of the installed packages
     wall_clock: Path | None  # seconds by which its wall clock is wrong, int64; None: no compiler here
 
     @property
@@ -72,6 +81,14 @@ class Stage(Guarded):
         with self.wall_clock.open("r+b", buffering=0) as file:
             file.write(struct.pack("q", wrong_by))
 
+    @contextlib.contextmanager
+    def loading_within(self, seconds: float) -> Iterator[None]:
+        self.load_seconds.write_text(str(seconds))
+        try:
+            yield
+        finally:
+            self.load_seconds.write_text(str(PATIENT_SECONDS))
+
     def says_anew(self, text: str, since: int) -> str:
         """As ``says``, of what was written behind the first ``since`` characters."""
         wait_for(lambda: text in self.log[since:], 60)
@@ -92,14 +109,20 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 @pytest.fixture(scope="module")
 def running(digits_model: Path, shim: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
-    model, temporary, clock = folder / "digits", folder / "tmp", folder / "wall_clock"
+    model, temporary, modules = folder / "digits", folder / "tmp", folder / "modules"
+    clock, load_seconds = folder / "wall_clock", folder / "load_seconds"
     shutil.copytree(digits_model.parent, model)
     temporary.mkdir()
+    modules.mkdir()
+    load_seconds.write_text(str(PATIENT_SECONDS))
     clock.write_bytes(struct.pack("q", 0))
     native = {"engine": "openvino", "slots": 1024}
     config = configuration(model / "serving_server", local={"thread_num": 2}, native=native, **SHAPE)
     (folder / "config.yml").write_text(yaml.safe_dump(config))
-    environment = {**os.environ, "TMPDIR": str(temporary)}
+    environment = {
+        **os.environ, "TMPDIR": str(temporary), "LOAD_SECONDS": str(load_seconds), "PYTHONPATH": str(modules),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
     if shim:
         environment |= {"LD_PRELOAD": str(shim), "WALL_CLOCK": str(clock)}
     log = folder / "log"
@@ -109,7 +132,8 @@ def running(digits_model: Path, shim: Path | None, tmp_path_factory: pytest.Temp
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True,
         )  # fmt: skip
     try:
-        yield Stage(wait_until_ready(process), log, model, temporary, clock if shim else None)
+        service = wait_until_ready(process)
+        yield Stage(service, log, model, temporary, load_seconds, modules, clock if shim else None)
     finally:
         end(process)
 
@@ -149,6 +173,26 @@ def test_an_engine_that_is_stopped_is_ended_and_what_it_owed_is_answered_by_the_
     assert re.search(r"engine [01] has been (silent|in one run of the model) for \d+ s and is ended", line)
     assert "was ended by SIGKILL; starting it again" in stage.says_anew("SIGKILL", written)
     assert not is_alive(before[0])
+
+
+def test_an_engine_that_hangs_while_it_loads_is_ended_and_tried_again_until_it_can(stage):
+    """On a file that never gives anything, as on a mount that is dead."""
+    file, away = stage.model / "serving_server/inference.onnx", stage.model.parent / "away.onnx"
+    before, written = stage.engines, len(stage.log)
+    with under_load(stage.service) as load:
+        file.rename(away)
+        os.mkfifo(file)
+        with stage.loading_within(1):
+            os.kill(before[0], signal.SIGKILL)
+            line = stage.says_anew(LATE, written)
+            assert re.search(rf"engine [01] was ended by SIGKILL \(engine [01] {LATE}\); starting it again in", line)
+            load.goes_on()
+            assert get(stage.service, "/readyz") == 200
+        away.replace(file)
+        wait_for(stage.is_whole, 60)
+        load.goes_on()
+    assert (load.ended(End.LOST), load.reasons) == ([], set())
+    assert before[1] in stage.engines
 
 
 def address_space_of(pid: int) -> int:
@@ -207,6 +251,25 @@ def test_a_frontend_that_is_killed_loses_only_the_connections_it_had(stage):
         load.goes_on()
     assert len(load.ended(End.LOST)) <= held <= 8
     assert load.reasons == set()
+
+
+def test_a_frontend_that_is_stopped_is_ended_and_its_callers_do_not_hang(stage):
+    """It keeps the connections that it has accepted, and whoever asked on one would wait for ever."""
+    before, written = stage.frontends, len(stage.log)
+    with under_load(stage.service, http_callers=4, grpc_callers=4) as load:
+        held = {pid: connections_of(pid) for pid in before}
+        standing, other = sorted(before, key=lambda pid: -held[pid])
+        os.kill(standing, signal.SIGSTOP)
+        line = stage.says_anew(" and is ended", written)
+        assert re.search(r"frontend [01] has been silent for \d+ s and is ended", line)
+        wait_for(lambda: successor(before, stage.frontends))
+        load.goes_on()
+    assert 0 < len(load.ended(End.LOST)) <= held[standing]
+    assert load.reasons == set()
+    assert not is_alive(standing) and other in stage.frontends
+    wait_for(stage.is_whole, 60)
+    with stopped(other):  # so it is the successor that answers, at the same port
+        infer(stage.service)
 
 
 def test_a_frontend_without_descriptors_serves_the_connections_it_has_and_others_later(stage):
@@ -304,6 +367,26 @@ def test_files_that_are_replaced_or_deleted_change_no_answer_and_no_engine_takes
     assert len(load.ended(End.LOST)) <= 6
     assert load.reasons == set()
     shutil.rmtree(kept)
+
+
+def test_a_reload_whose_engine_hangs_while_it_loads_is_rolled_back(stage):
+    kept, library = stage.model.parent / "kept", stage.modules / "openvino.py"
+    shutil.copytree(stage.model, kept)
+    before, written = all_processes(stage.service), len(stage.log)
+    with under_load(stage.service) as load:
+        with_other_weights(stage.model)
+        library.write_text(HANGS)
+        with stage.loading_within(1):
+            stage.service.process.send_signal(signal.SIGHUP)
+            line = stage.says_anew("reload: ", written)
+            assert re.search(rf"reload: refused, digits version \w+ goes on: engine [01] {LATE}$", line)
+        load.goes_on()
+        wait_for(lambda: sorted(all_processes(stage.service)) == sorted(before))
+        library.unlink()
+        shutil.rmtree(stage.model)
+        kept.rename(stage.model)
+    assert (load.ended(End.LOST), load.reasons) == ([], set())
+    assert Scrape(stage.service)("regnetx_model_reloads_total", outcome="failed") == 1
 
 
 def test_garbage_over_the_files_in_place_changes_no_answer(stage):

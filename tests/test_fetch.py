@@ -52,7 +52,7 @@ def packed(folder: Path, inside: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.add(folder, arcname=inside)
-    return gzip.compress(buffer.getvalue())
+    return gzip.compress(buffer.getvalue(), compresslevel=0)  # weights hardly get smaller, and it takes a second
 
 
 def tar_of(*members: tarfile.TarInfo) -> bytes:

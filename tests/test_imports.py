@@ -20,6 +20,8 @@ OURS = {
 }
 
 ROOMS = [
+    ("service.startup", INFERENCE | SERVERS | OURS | {"numpy", "yaml", "pydantic", "asyncio", "service.config"}),
+    ("service.tied", INFERENCE | SERVERS | OURS | {"numpy", "yaml", "pydantic", "asyncio", "service.config"}),
     ("service.errors", INFERENCE | SERVERS | OURS | {"numpy", "yaml", "pydantic"}),
     ("service.config", INFERENCE | SERVERS | OURS | {"numpy"}),
     ("service.ops.decode", INFERENCE | SERVERS | OURS - {"service.ops"}),

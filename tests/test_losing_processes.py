@@ -29,7 +29,7 @@ def test_a_caller_that_leaves_does_not_strand_its_neighbours(service):
 
 
 def test_an_engine_that_is_killed_under_load_costs_no_request(tmp_path, digits_model):
-    with serving(tmp_path, configuration(digits_model)) as service, ThreadPoolExecutor(8) as pool:
+    with serving(tmp_path, quick(digits_model)) as service, ThreadPoolExecutor(8) as pool:
         [engine] = service.children()["engine"]
         with stopped(engine):
             owed = in_flight(service, 8)

@@ -17,7 +17,7 @@ import pytest
 from calling import BODY, METHOD, TEXT, Call, in_flight, infer, stopped
 from image_files import FILES
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
-from running import ROOT, configuration, quick, serving, wait_for
+from running import ROOT, START_SECONDS, configuration, quick, serving, wait_for
 from scraping import ADMIN, Scrape, ask
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
@@ -327,7 +327,7 @@ def test_with_several_frontends_and_engines_every_request_and_image_is_counted_e
 
 
 def test_counters_go_on_where_a_killed_process_left_them(digits_model, tmp_path):
-    with serving(tmp_path, configuration(digits_model, dag=ADMIN)) as service:
+    with serving(tmp_path, quick(digits_model, dag=ADMIN)) as service:
         for _ in range(3):
             infer(service)
         [frontend], [engine] = service.children()["frontend"], service.children()["engine"]
@@ -341,7 +341,7 @@ def test_counters_go_on_where_a_killed_process_left_them(digits_model, tmp_path)
         wait_for(lambda: Scrape(service)("regnetx_ready") == 1)
         os.kill(engine, signal.SIGKILL)
         wait_for(lambda: service.children()["engine"] not in ([], [engine]))
-        wait_for(lambda: Scrape(service)("regnetx_ready") == 1)
+        wait_for(lambda: Scrape(service)("regnetx_ready") == 1, START_SECONDS)
         infer(service)
         found = settled(service)
         assert found.requests(Door.HTTP) == {"answered": 4}

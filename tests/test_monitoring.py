@@ -17,7 +17,7 @@ import pytest
 import yaml
 from certificates import authority, signed
 from prometheus_client import CollectorRegistry, generate_latest
-from running import ROOT, configuration, serving, wait_for
+from running import ROOT, configuration, quick, serving, wait_for
 from scraping import ADMIN, Scrape
 
 from service.config import Config
@@ -127,7 +127,7 @@ def certified(digits_model, tmp_path_factory):
     made = Certified(tmp_path_factory.mktemp("certified"))
     made.renew(days=2)
     shape = {"build_dag_each_worker": True, "worker_num": 2}
-    config = configuration(digits_model, native=made.native, dag=ADMIN, **shape)
+    config = quick(digits_model, native=made.native, dag=ADMIN, **shape)
     with serving(made.folder, config) as made.service:
         yield made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,22 @@ def weights_of(layer: Any) -> Weights:
     return {name: value.numpy() for name, value in layer.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_files.save_weights(model_files.small_network(), tmp_path_factory.mktemp("source") / "w.pdparams")
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    assert exported(source, folder) == 0
+    return folder / "model"
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return model_files.save_weights(model_files.small_network(), tmp_path / "w.pdparams")
+def model_folder(whole: Path, tmp_path: Path) -> Path:
+    """An exported model, to be spoiled."""
+    return shutil.copytree(whole, tmp_path / "model")
 
 
 def exported(source: Path, root: Path) -> int:
@@ -93,14 +107,12 @@ def test_a_convolution_and_its_normalisation_become_one() -> None:
     np.testing.assert_allclose(kernel[:, :, 0, 0] @ pixel + bias, normalised, rtol=1e-12)
 
 
-def test_an_export_writes_it_with_its_checksum_and_how_near_it_is(source: Path, tmp_path: Path) -> None:
-    assert exported(source, tmp_path) == 0
-
-    facts = yaml.safe_load((tmp_path / "model/model.yml").read_text())
+def test_an_export_writes_it_with_its_checksum_and_how_near_it_is(model_folder: Path) -> None:
+    facts = yaml.safe_load((model_folder / "model.yml").read_text())
     assert facts["files"]["onnx"] == "serving_server/inference.onnx"
     assert facts["verified"]["onnx_max_abs_diff"] < 1e-5
-    model = load_model(tmp_path / "model")
-    assert model.onnx == tmp_path / "model/serving_server/inference.onnx"
+    model = load_model(model_folder)
+    assert model.onnx == model_folder / "serving_server/inference.onnx"
     verify_files(model)
     with model.onnx.open("ab") as file:
         file.write(b"!")
@@ -108,24 +120,22 @@ def test_an_export_writes_it_with_its_checksum_and_how_near_it_is(source: Path, 
         verify_files(model)
 
 
-def test_a_file_that_is_gone_is_named(source: Path, tmp_path: Path) -> None:
-    assert exported(source, tmp_path) == 0
-    file = tmp_path / "model/serving_server/inference.onnx"
+def test_a_file_that_is_gone_is_named(model_folder: Path) -> None:
+    file = model_folder / "serving_server/inference.onnx"
     file.unlink()
 
     with pytest.raises(ModelError) as refusal:
-        load_model(tmp_path / "model")
+        load_model(model_folder)
     assert str(refusal.value) == f"{file}: no such file, named by model.yml"
 
 
-def test_a_model_that_was_exported_without_it_is_served_as_before(source: Path, tmp_path: Path) -> None:
-    assert exported(source, tmp_path) == 0
-    facts = yaml.safe_load((tmp_path / "model/model.yml").read_text())
+def test_a_model_that_was_exported_without_it_is_served_as_before(model_folder: Path) -> None:
+    facts = yaml.safe_load((model_folder / "model.yml").read_text())
     del facts["files"]["onnx"], facts["sha256"]["onnx"]
-    (tmp_path / "model/model.yml").write_text(yaml.safe_dump(facts))
-    (tmp_path / "model/serving_server/inference.onnx").unlink()
+    (model_folder / "model.yml").write_text(yaml.safe_dump(facts))
+    (model_folder / "serving_server/inference.onnx").unlink()
 
-    model = load_model(tmp_path / "model")
+    model = load_model(model_folder)
     verify_files(model)
     assert model.onnx is None
 

@@ -305,6 +305,19 @@ def test_a_grpc_message_is_not_read_where_there_is_no_room(narrow):
         assert method(PACKET, timeout=30).err_no == 0
 
 
+def test_of_thousands_of_grpc_calls_at_once_each_is_answered_or_told_why_not(narrow):
+    """The library ends calls beyond a thousand that wait with CANCELLED, unless it is told not to."""
+    before, codes = Counter(Scrape(narrow).requests("grpc")), Counter()
+    with grpc.insecure_channel(narrow.rpc) as channel:
+        method = channel.unary_unary(METHOD)
+        for call in [method.future(PACKET, timeout=60) for _ in range(2500)]:
+            codes[call.code()] += 1
+    wait_for(lambda: Scrape(narrow)("regnetx_requests_in_flight", door="grpc") == 0)
+    told = Counter(Scrape(narrow).requests("grpc")) - before
+    assert codes == {grpc.StatusCode.OK: told["answered"], grpc.StatusCode.RESOURCE_EXHAUSTED: told["overloaded"]}
+    assert codes.total() == 2500 and told["answered"] >= SLOTS
+
+
 def test_who_could_only_be_answered_too_late_is_refused_at_once_and_the_others_are_not(digits_model, tmp_path):
     hasty = {"X-Request-Timeout": "0.000001"}
     enough = threading.Event()
@@ -420,7 +433,9 @@ def test_the_generator_tells_every_request_of_an_overload(narrow, tmp_path):
         loading = threads.submit(load, order(narrow, tmp_path))
         wait_for(lambda: Scrape(narrow).requests("http").get("overloaded", 0) > before["overloaded"] + 100)
     seen = loading.result(60)
-    wait_for(lambda: Scrape(narrow)("regnetx_requests_in_flight", door="http") == 0)  # it is counted once it is answered
+    wait_for(
+        lambda: Scrape(narrow)("regnetx_requests_in_flight", door="http") == 0
+    )  # it is counted once it is answered
     told = Counter(Scrape(narrow).requests("http")) - before
     assert seen.outcomes == {"good": told["answered"], "429": told["overloaded"]} and told["answered"] >= SLOTS
     assert (seen.offered, seen.connections > 1) == (sum(seen.outcomes.values()) / 0.5, True)

@@ -336,6 +336,50 @@ def test_the_end_of_its_terminal_is_a_stop_and_no_reload(shelf):
         process.stdout.close()
 
 
+def test_a_stop_does_not_wait_for_files_that_cannot_be_read(shelf):
+    """As on a mount that is dead. Whoever opens a FIFO waits until somebody writes into it, and then for what is written."""
+    fifo = shelf.add("unreadable", shelf.link / "serving_server") / "labels.txt"
+    fifo.unlink()
+    os.mkfifo(fifo)
+    with served(shelf) as service:
+        processes = all_processes(service)
+        shelf.point_at("unreadable")
+        reload(service)
+        writer = when_it_is_read(fifo)
+        try:
+            assert label_of(Call(service).result()[1]) == RIGHT
+            assert service.stop() == 0
+            assert not any(is_alive(pid) for pid in processes)
+        finally:
+            os.close(writer)
+
+
+def when_it_is_read(fifo):
+    """A descriptor for writing, once somebody has opened it for reading."""
+    opened = []
+
+    def is_read():
+        with contextlib.suppress(OSError):  # ENXIO: nobody
+            opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return opened
+
+    wait_for(is_read)
+    return opened[0]
+
+
+async def test_files_that_are_not_read_in_time_refuse_the_reload_and_are_no_version_when_they_are(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    closed = asyncio.Event()
+    reloader = object.__new__(Reloader)
+    reloader._config = SimpleNamespace(native=SimpleNamespace(load_timeout_ms=10))
+    reloader._read = lambda: (tmp_path / "fifo").read_bytes() and SimpleNamespace(close=closed.set)
+    with pytest.raises(StartupError, match=r"not been read within the 0\.01 s of native\.load_timeout_ms"):
+        await reloader._read_in_time()
+    assert not closed.is_set()
+    await asyncio.to_thread((tmp_path / "fifo").write_bytes, b"at last")
+    await asyncio.wait_for(closed.wait(), 30)
+
+
 async def test_a_frontend_that_stands_still_refuses_the_reload_in_time(monkeypatch):
     monkeypatch.setattr("service.native.reload.REPLY_SECONDS", 0.01)
     silent = SimpleNamespace(name="frontend 0", ready=asyncio.Event(), ask=lambda *_: asyncio.Event().wait())

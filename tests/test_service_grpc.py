@@ -36,6 +36,14 @@ def test_key_and_value(channel):
     assert (answer.err_no, answer.err_msg, list(answer.key)) == (0, "", ["label", "prob"])
 
 
+def test_metadata_of_up_to_16_kib_is_taken(channel):
+    request = wire.Request(key=["image"], value=[TEXT])
+    assert infer(channel, request, metadata=(("x-note", "a" * 15_000),)).err_no == 0
+    with pytest.raises(grpc.RpcError) as refused:
+        infer(channel, request, metadata=(("x-note", "a" * 17_000),))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_a_message_built_to_exhaust_memory_is_refused_in_band(channel, service):
     answer = infer(channel, wire.Request(tensors=[wire.Tensor()] * 3_000_000))
     assert (answer.err_no, answer.err_msg) == (8000, "rpc package error: more than 400000 fields in one message")
@@ -131,6 +139,8 @@ def test_health_check_and_watch(channel, name):
     stub = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=name)
     assert stub.Check(request, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+    listed = stub.List(health_pb2.HealthListRequest(), timeout=30).statuses
+    assert listed[name].status == health_pb2.HealthCheckResponse.SERVING
     watch = stub.Watch(request, timeout=30)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()

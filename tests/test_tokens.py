@@ -220,6 +220,12 @@ def test_an_absent_file_is_named(tmp_path):
         read_tokens(Native(tokens_file=str(tmp_path / "absent")), {})
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "tokens").write_text(f"alice: {FIRST}\r\n", encoding="utf-8-sig", newline="")
+    tokens = read_tokens(Native(tokens_file=str(tmp_path / "tokens")), {})
+    assert tokens.name_of([f"Bearer {FIRST}"]) == "alice"
+
+
 def test_the_environment_may_hold_several_and_names_are_of_what_is_shown():
     tokens = read_tokens(Native(), {VARIABLE: f"a: {FIRST},b:{SECOND}\n{OF_ENVIRONMENT}"})
     shown = {token: tokens.name_of([f"Bearer {token}"]) for token in (FIRST, SECOND, OF_ENVIRONMENT)}

@@ -9,12 +9,14 @@ import logging
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 
 import grpc
 import pytest
 import yaml
 from calling import BODY, METHOD, TEXT, in_flight, stopped
+from certificates import authority, signed
 from running import configuration, start, wait_for
 from running import serving as started
 from span_collector import GrpcCollector, Hole, HttpCollector
@@ -315,6 +317,41 @@ def test_over_grpc_what_is_left_is_sent_when_the_service_stops(digits_model, tmp
         assert span.resource["service.name"] == "mine" and len(collector.of(quiet.trace)) == 0
         assert (span.attributes["regnetx.outcome"], span.attributes["regnetx.err_no"]) == ("draining", 3001)
         assert span.is_error and span.attributes["error.type"] == "draining"
+
+
+def collector_over_tls(protocol, ours, server):
+    """One that only takes spans of those who show a certificate of ``ours``."""
+    if protocol == "grpc":
+        pair = (server.key.read_bytes(), server.certificate.read_bytes())
+        return GrpcCollector(grpc.ssl_server_credentials([pair], ours.certificate.read_bytes(), True))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours.certificate)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(server.certificate, server.key)
+    return HttpCollector(tls)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_over_tls_each_side_shows_its_certificate_whatever_other_programs_trust_here(protocol, digits_model, tmp_path):
+    ours, others = authority(tmp_path, "ours"), authority(tmp_path, "others")
+    server, client = signed(tmp_path, "server", ours), signed(tmp_path, "client", ours, usage="clientAuth")
+    with (
+        collector_over_tls(protocol, ours, server).running() as collector,
+        serving(
+            tmp_path,
+            digits_model,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_CERTIFICATE=str(ours.certificate),
+            OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE=str(client.certificate),
+            OTEL_EXPORTER_OTLP_CLIENT_KEY=str(client.key),
+            OTEL_BSP_SCHEDULE_DELAY="50",
+            REQUESTS_CA_BUNDLE=str(others.certificate),
+            CURL_CA_BUNDLE=str(others.certificate),
+        ) as running,
+    ):
+        span, stages = collector.trace(trace_of(running.post()[1])[0])
+        assert span.attributes["regnetx.outcome"] == "answered" and set(stages) == set(STAGES)
+        assert not running.lines("spans are lost")
 
 
 def test_a_collector_that_is_down_or_never_answers_holds_up_neither_requests_nor_the_end(digits_model, tmp_path):

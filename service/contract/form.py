@@ -28,10 +28,11 @@ def read_form(body: bytes, content_type: str) -> list[EncodedImage]:
     """
     try:
         parts = _parts_of(body, _boundary_of(content_type))
-    except ParserLimitReached as error:
-        raise MalformedRequestError(f"multipart/form-data: {error} ({_LIMITS})") from None
     except MultipartError as error:
-        raise MalformedRequestError(f"multipart/form-data: {error.args[0]}") from None
+        # The parser keeps its error, whose traceback would keep the parser and the body until a collection
+        error.__traceback__ = None
+        limits = f" ({_LIMITS})" if isinstance(error, ParserLimitReached) else ""
+        raise MalformedRequestError(f"multipart/form-data: {error.args[0]}{limits}") from None
     if not parts:
         raise MalformedRequestError("multipart/form-data: no part in it; each part must be an image file")
     files = [file for _, file in parts]

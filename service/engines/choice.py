@@ -116,7 +116,8 @@ def _tolerated(config: Config) -> str:
 
 def _measure(config: Config, threads: int) -> dict[str, Any] | None:
     """None where the measuring process did not come to its end."""
-    command = [sys.executable, "-m", "service.engines.measure", str(threads)]
+    # Tied: where this process has ended, nobody waits for the answer.
+    command = [sys.executable, "-m", "service.tied", str(os.getpid()), "service.engines.measure", str(threads)]
     order = config.model_dump_json(by_alias=True).encode()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
     try:

@@ -1,16 +1,14 @@
 """Every engine that can serve a model -> its speed here, and how near its scores are to Paddle's.
 
-    python -m service.engines.measure < CONFIG.json     one line of JSON: Measurements
+    python -m service.engines.measure THREADS < CONFIG.json     one line of JSON: Measurements
 
 A process of its own: it loads what only one engine will need, and what crashes here crashes no service.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -23,7 +21,6 @@ from service.engines import REFERENCE, VENDORS, Engine, open_engine
 from service.errors import StartupError
 from service.ops.model import Model, load_model
 
-PR_SET_PDEATHSIG = 1
 ROUNDS = 7
 LEAST_ROUNDS = 2
 SECONDS = 1.5  # of all rounds; a large model takes longer for the least of them
@@ -114,7 +111,6 @@ def _seconds(engine: Engine, batch: np.ndarray) -> float:
 
 def main(threads: str) -> None:
     """Measure for the configuration on standard input."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for the answer then
     config = Config.model_validate_json(sys.stdin.buffer.read())
     answer = sys.stdout.fileno()
     # What a vendor's library prints must not mix with the answer.

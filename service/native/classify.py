@@ -6,8 +6,9 @@ admit -> decode pool -> slot -> engine -> scores -> rank
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from service.native.metric_block import Block, Counter, Histogram
 from service.native.metrics import IMAGES, STAGE_SECONDS, Format, Stage
 from service.ops.decode import Limits, decode
 from service.ops.label import Prediction, rank
+from service.ops.memory import give_back
 from service.ops.model import Model
 from service.ops.preprocess import preprocess
 
@@ -104,9 +106,9 @@ class Classifier:
         Raises the ServiceError of the first image that failed, OverloadedError, OpTimeoutError, DeadlineExceededError.
         """
         due = time.monotonic() + self._timeout
-        late: ServiceError = OpTimeoutError(f"not answered within {self._timeout:g} s")
+        late: Callable[[], ServiceError] = partial(OpTimeoutError, f"not answered within {self._timeout:g} s")
         if deadline is not None and deadline < due:
-            due, late = deadline, DeadlineExceededError("context deadline exceeded")
+            due, late = deadline, partial(DeadlineExceededError, "context deadline exceeded")
         rows = await self._scores(images, due, late, times)
         began = time.perf_counter()
         predictions = [rank(row, self._model.labels, top_k) for row in rows]
@@ -123,7 +125,7 @@ class Classifier:
             _fail(answer, DrainingError())
 
     async def _scores(
-        self, images: Sequence[EncodedImage], due: float, late: ServiceError, times: Times | None
+        self, images: Sequence[EncodedImage], due: float, late: Callable[[], ServiceError], times: Times | None
     ) -> list[np.ndarray]:
         loop = asyncio.get_running_loop()
         slots = self._dispatcher.acquire(len(images), due)
@@ -133,17 +135,20 @@ class Classifier:
             for slot, image in zip(slots, images, strict=True)
         ]
         answer = _all_or_first_error(tasks)
-        timer = loop.call_later(due - time.monotonic(), _fail, answer, late)
+        timer = loop.call_later(due - time.monotonic(), _fail_late, answer, late)
         self._answers.add(answer)
         try:
             await answer
             return [task.result() for task in tasks]
         except TimeoutError:
-            raise late from None
+            raise late() from None
         finally:
             timer.cancel()
             self._answers.discard(answer)
             self._dispatcher.abandon([slot for slot, task in zip(slots, tasks, strict=True) if not task.done()])
+            # Or an error, its traceback, this frame and these would hold each other, and the request, until a
+            # collection
+            del answer, tasks, timer
 
     async def _image(self, slot: int, image: EncodedImage, times: Times | None, *, is_one_of_many: bool) -> np.ndarray:
         try:
@@ -176,7 +181,10 @@ class Classifier:
         pixels = decode(file, self._limits, self._resize_short)
         decoded = time.perf_counter()
         preprocess(pixels, self._model, self._dispatcher.input(slot))
-        return Written(FIRST_BYTES[file[0]], begun, decoded, time.perf_counter())
+        ended, count = time.perf_counter(), pixels.size // 3
+        del pixels
+        give_back(count)  # ``decode`` has done so for all but the image itself
+        return Written(FIRST_BYTES[file[0]], begun, decoded, ended)
 
     def close(self) -> None:
         """Wait for the threads; nothing new may come."""
@@ -220,6 +228,10 @@ def _all_or_first_error(tasks: Sequence["asyncio.Task[np.ndarray]"]) -> "asyncio
     for task in tasks:
         task.add_done_callback(collect)
     return answer
+
+
+def _fail_late(answer: "asyncio.Future[None]", late: Callable[[], ServiceError]) -> None:
+    _fail(answer, late())
 
 
 def _fail(answer: "asyncio.Future[None]", error: BaseException) -> None:

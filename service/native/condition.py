@@ -24,8 +24,8 @@ class Condition:
     def why_not_alive(self) -> str:
         """Which frontend's loop stands still; empty while all turn. How much they have to do is not looked at.
 
-        A process that has died or is being started is the supervisor's to care for, and an engine that is stuck ends
-        itself: to start everything again would help neither.
+        The supervisor ends one that goes on so (watchdog.py). A process that has died or is being started, and an
+        engine that is stuck, are its to care for as well: to start everything again would help none of them.
         """
         silent = (_named(child) for child in self.frontends if child.ready.is_set())
         return next(filter(None, silent), "")

@@ -24,6 +24,7 @@ from service.native.health import Health
 from service.native.http_api import HttpApi
 from service.native.http_protocol import bounded
 from service.native.inference import Inference
+from service.native.intake import Intake
 from service.native.lane import Lane
 from service.native.listen import allow_connections
 from service.native.logs import set_up_logging
@@ -139,11 +140,14 @@ class Frontend:
         if self._rpc is None:
             return None
         native = self._config.native
+        intake = Intake(
+            most_bytes=native.max_buffered_bytes, largest=native.max_body_bytes, seconds=native.read_timeout_ms / 1000
+        )
         api = GrpcApi(
-            self._inference, RequestMeter(self._block, Door.GRPC, self._told), self._budget,
-            max_message_bytes=native.max_body_bytes, idle=native.idle_timeout_ms / 1000,
-            max_age=native.max_connection_age_ms / 1000, grace=self._config.timeout + CUT_SECONDS,
-            handshake=self._handshake_seconds,
+            self._inference, RequestMeter(self._block, Door.GRPC, self._told), self._budget, intake,
+            max_message_bytes=native.max_body_bytes, max_connections=native.max_connections,
+            idle=native.idle_timeout_ms / 1000, max_age=native.max_connection_age_ms / 1000,
+            grace=self._config.timeout + CUT_SECONDS, handshake=self._handshake_seconds,
             credentials=self._security.grpc_credentials(), admit=self._security.admit,
         )  # fmt: skip
         try:

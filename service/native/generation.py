@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ class Generation:
         self._facts = share_model(model)
         self._order = {"config": config.model_dump_json(by_alias=True), "number": number}
         order = {**self._order, "model": self._facts, "files": self._note}
+        engine = partial(Child, "engine", load_seconds=config.native.load_timeout_ms / 1000)
         # Kept open: frontends that wait for an engine that is started again wait in its backlog.
         self._listeners = [engine_listener() for _ in range(config.regnet.concurrency)]
         self.engines = [
-            Child("engine", instance, {**order, "instance": instance, "listener": fd}, (fd, self._facts))
+            engine(instance, {**order, "instance": instance, "listener": fd}, (fd, self._facts))
             for instance, fd in enumerate(listener.fileno() for listener in self._listeners)
         ]
         self._lives: list[asyncio.Task[None]] = []
@@ -74,9 +76,11 @@ class Generation:
             life.add_done_callback(_end_loudly)
 
     async def stop(self) -> None:
-        """End the engines, within STOP_SECONDS."""
+        """End the engines, within STOP_SECONDS. One that loads owes nothing, and does not hear that it is to stop."""
         for engine in self.engines:
             engine.hang_up()
+            if not engine.ready.is_set():
+                engine.kill()
         await asyncio.gather(*(engine.stop(STOP_SECONDS) for engine in self.engines))
         for life in self._lives:
             life.cancel()

@@ -16,9 +16,11 @@ from service.contract.answers import to_message
 from service.contract.gateway import status_of
 from service.contract.message import parse_message
 from service.contract.top_k import top_k_of
-from service.errors import GrpcCode, OverloadedError, ServiceError, UnavailableError
+from service.errors import GrpcCode, MalformedRequestError, OverloadedError, ServiceError, UnavailableError
 from service.native.budget import Budget, Share
+from service.native.grpc_health import GrpcHealth, keep_garbage_out_of_the_log
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
+from service.native.intake import Intake
 from service.native.metrics import Outcome
 from service.native.request_meter import Exchange, RequestMeter
 
@@ -28,7 +30,18 @@ STATUS_OF_CODE = {status.value[0]: status for status in grpc.StatusCode}
 RETRY_AFTER = (("retry-after", "1"),)  # seconds, as the HTTP header says it
 ACCEPTS_BYTES = (("x-accepts-bytes", "1"),)  # to callers that use what stock has not: files need not be base64
 SETTLE_SECONDS = 0.2  # for an answer that has left its handler to leave the process
-OPTIONS = [("grpc.so_reuseport", 1), ("grpc.max_send_message_length", -1)]
+MOST_METADATA_BYTES = 16 << 10
+# Of calls that wait to be looked at. The library's own limit is 1000: beyond that it ends some with CANCELLED and no
+# reason. What they hold is small, for their messages are read later.
+MOST_PENDING = 1 << 20
+OPTIONS = [
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", MOST_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MOST_METADATA_BYTES),
+    ("grpc.server.max_pending_requests", MOST_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
+]
 
 
 class GrpcApi:
@@ -39,8 +52,10 @@ class GrpcApi:
         inference: Inference,
         meter: RequestMeter,
         budget: Budget,
+        intake: Intake,
         *,
         max_message_bytes: int,
+        max_connections: int,
         idle: float,
         max_age: float,
         grace: float,
@@ -48,14 +63,15 @@ class GrpcApi:
         credentials: Any = None,
         admit: Callable[[Sequence[str]], str] = lambda _: "",
     ) -> None:
-        """``idle``: seconds of silence after which a connection is pinged; ``max_age``: seconds until it is told to go,
-        0 for never; ``grace``: seconds for its calls then; ``handshake``: seconds for TLS and HTTP/2 to begin;
-        ``credentials``: of TLS; ``admit``: the values of ``authorization`` -> the caller's name, or raises
-        UnauthenticatedError."""
+        """``max_connections``: one more is closed; ``idle``: seconds of silence after which a connection is pinged;
+        ``max_age``: seconds until it is told to go, 0 for never; ``grace``: seconds for its calls then; ``handshake``:
+        seconds for TLS and HTTP/2 to begin; ``credentials``: of TLS; ``admit``: the values of ``authorization`` -> the
+        caller's name, or raises UnauthenticatedError."""
         self._inference = inference
         self._meter = meter
         self._budget = budget
-        self._health = health.aio.HealthServicer()
+        self._intake = intake
+        self._health = GrpcHealth()
         self._credentials = credentials
         self._serving: bool | None = None
         self._telling = asyncio.Lock()
@@ -65,6 +81,7 @@ class GrpcApi:
         options = [
             *OPTIONS,
             ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_allowed_incoming_connections", max_connections),
             # A peer that has vanished is noticed by pings. An idle connection is not ended: a call that has just been
             # sent over it could be lost.
             ("grpc.keepalive_time_ms", round(idle * 1000)),
@@ -78,6 +95,7 @@ class GrpcApi:
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Door(admit, inference.check_room, self._counted, self._refused),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        keep_garbage_out_of_the_log()
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self, address: str) -> None:
@@ -126,19 +144,19 @@ class GrpcApi:
             await context.abort(STATUS_OF_CODE[int(code)], message)
         raise AssertionError("abort has raised already")
 
-    async def _counted(self, caller: str, packet: bytes, context: Any) -> wire.Response:
+    async def _counted(self, caller: str, _messages: Any, context: Any) -> wire.Response:
         self._in_flight += 1
         self._idle.clear()
         try:
             with self._meter.request() as exchange, self._budget.share() as share:
                 exchange.caller = caller
-                return await self._infer(packet, context, exchange, share)
+                return await self._infer(context, exchange, share)
         finally:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
 
-    async def _infer(self, packet: bytes, context: Any, exchange: Exchange, share: Share) -> wire.Response:
+    async def _infer(self, context: Any, exchange: Exchange, share: Share) -> wire.Response:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         asked = _metadata(context, "x-top-k")
@@ -146,8 +164,7 @@ class GrpcApi:
         offer = _offer(asked, exchange)
         context.set_trailing_metadata(offer)
         try:
-            share.grow_to(len(packet))
-            response = await self._answer(packet, exchange, asked, deadline)
+            response = await self._answer(await self._message(context, share), exchange, asked, deadline)
             exchange.status = 0
             told = (("server-timing", exchange.server_timing), ("x-model-version", exchange.told_version))
             if any(value for _, value in told):
@@ -155,7 +172,7 @@ class GrpcApi:
             return response
         except DecodeError:
             exchange.outcome, exchange.status = Outcome.BAD_REQUEST, int(GrpcCode.INTERNAL)
-            await context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+            why = int(GrpcCode.INTERNAL), "Exception deserializing request!"
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
             exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT
@@ -166,10 +183,19 @@ class GrpcApi:
             exchange.status = 0 if error.err_no is not None else int(error.grpc_code)
             if error.err_no is not None:
                 return to_message(self._inference.refusal(error))
-            code, message = status_of(error)
             context.set_trailing_metadata((*offer, *_retry_after(error)))
-            await context.abort(STATUS_OF_CODE[int(code)], message)
+            code, message = status_of(error)
+            why = int(code), message
+        # Not where the error is in hand: what ``abort`` raises would hold it, and with it the message of the call
+        await context.abort(STATUS_OF_CODE[why[0]], why[1])
         raise AssertionError("abort has raised already")
+
+    async def _message(self, context: Any, share: Share) -> bytes:
+        packet = await self._intake.whole(context.read)
+        if packet is grpc.aio.EOF:
+            raise MalformedRequestError("the call has no message")
+        share.grow_to(len(packet))
+        return packet
 
     def _identify(self, exchange: Exchange, context: Any) -> None:
         """Whose call it is, and of which trace."""
@@ -191,7 +217,7 @@ class GrpcApi:
 
 
 class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """The one method. Who is not going to be served is answered before the message is read, as only streams can be."""
+    """The one method, as a stream of which the first message is read: only so can it be answered before that is."""
 
     def __init__(
         self,
@@ -213,11 +239,11 @@ class _Door(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             self._check_room()
         except ServiceError as error:
             return grpc.stream_unary_rpc_method_handler(partial(self._refuse, error, caller))
-        # The message is parsed in the handler, so that garbage gets stock's own answer.
-        return grpc.unary_unary_rpc_method_handler(
-            partial(self._serve, caller), request_deserializer=None,
-            response_serializer=wire.Response.SerializeToString,
-        )  # fmt: skip
+        # The message is read by the handler, so that it is read when there is memory for it, and parsed there, so that
+        # garbage gets stock's own answer.
+        return grpc.stream_unary_rpc_method_handler(
+            partial(self._serve, caller), response_serializer=wire.Response.SerializeToString
+        )
 
 
 def _retry_after(error: ServiceError) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from service.contract.gateway import Answer, Route
 from service.contract.top_k import top_k_of_http
 from service.contract.upload import read_body
 from service.errors import (
+    DeadlineExceededError,
     DrainingError,
+    MalformedRequestError,
     OverloadedError,
     RequestTooLargeError,
     ServiceError,
@@ -27,6 +29,7 @@ from service.errors import (
 )
 from service.native.budget import Budget, Share
 from service.native.health import Health
+from service.native.http_protocol import ENDED
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
 from service.native.refusal import Refusals, with_offer
@@ -94,17 +97,21 @@ class HttpApi:
             return await self._answer(scope, receive, exchange)
         except CallerLeft:
             exchange.outcome = Outcome.CALLER_LEFT
+            if told := scope.get("extensions"):  # it is the connection that has ended, and has said why
+                exchange.status = told[ENDED]["status"]
+                exchange.refused(exchange.status)
             return None
+        # No error outlives its block: with its traceback and this frame it would hold the body until a collection.
         except asyncio.CancelledError:
-            error: Exception = DrainingError()  # the body was still on its way when draining had to end
-            answer = error_answer(DrainingError(), 0, "")
+            exchange.failed(DrainingError())  # the body was still on its way when draining had to end
+            return error_answer(DrainingError(), 0, "")
         except ServiceError as refusal:
-            error, answer = refusal, gateway.failure(refusal)
+            exchange.failed(refusal)
+            return gateway.failure(refusal)
         except Exception as unexpected:
             log.exception("a request failed in a way that nobody thought of")
-            error, answer = unexpected, gateway.failure(unexpected)
-        exchange.failed(error)
-        return answer
+            exchange.failed(unexpected)
+            return gateway.failure(unexpected)
 
     def _health_of(self, scope: Scope) -> Answer | None:
         if scope["path"] not in ("/healthz", "/readyz") or scope["method"] not in ("GET", "HEAD"):
@@ -125,14 +132,17 @@ class HttpApi:
         headers = dict(scope["headers"])
         with self._budget.share() as share:
             try:
-                self._inference.check_room()
-                body = await self._body(headers, receive, share)
-            except (RequestTooLargeError, OverloadedError, UnavailableError):
+                timeout = timeout_of_http(headers)
+                deadline = None if timeout is None else arrived + timeout
+                self._inference.check_room(timeout)
+                async with _until(deadline):
+                    body = await self._body(headers, receive, share)
+            except (MalformedRequestError, RequestTooLargeError, OverloadedError, UnavailableError):
                 if b"expect" not in headers:
                     await _discard(receive)
                 raise
             with _while_connected(receive):
-                return await self._infer(route, headers, body, exchange, arrived)
+                return await self._infer(route, headers, body, exchange, deadline)
 
     async def _admit_caller(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Raises UnauthenticatedError, before anything of the body is kept."""
@@ -145,10 +155,8 @@ class HttpApi:
             raise
 
     async def _infer(
-        self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange, arrived: float
+        self, route: Route, headers: dict[bytes, bytes], body: bytes, exchange: Exchange, deadline: float | None
     ) -> Answer:
-        timeout = timeout_of_http(headers)
-        deadline = None if timeout is None else arrived + timeout
         top_k = top_k_of_http(route.query, headers.get(b"x-top-k"), self._inference.classes)
         large = len(body) > LARGE_REQUEST_BYTES
         request = await asyncio.to_thread(read_body, body, route, headers) if large else read_body(body, route, headers)
@@ -178,6 +186,19 @@ class HttpApi:
         if size > self._max_body_bytes:
             raise RequestTooLargeError(f"a body of {size} bytes or more, at most {self._max_body_bytes} accepted")
         share.grow_to(size)
+
+
+@contextlib.asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    """``deadline``: the caller's, in seconds of the monotonic clock. Raises DeadlineExceededError when it passes."""
+    if deadline is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceededError("context deadline exceeded") from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """uvicorn's HTTP/1.1 connection with what it lacks: bounds on heads, time, number and age; HTTP/2 offers declined."""
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+log = logging.getLogger("regnetx.http")
 
 if TYPE_CHECKING:
     from service.contract.gateway import Answer
@@ -19,8 +22,14 @@ MAX_HEAD_BYTES = 64 << 10  # Go's HTTP server, which stock is, takes 1 MiB; a th
 MAX_HEADERS = 500
 HEAD_TOO_LARGE = b"431 Request Header Fields Too Large"
 TOO_SLOW = b"408 Request Timeout"
+INVALID = b"400 Bad Request"
+BROKEN = b"500 Internal Server Error"
 FULL = b"503 Service Unavailable\r\nretry-after: 1"
 LAST_WORD = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+TEXTS = {INVALID: b"Invalid HTTP request received."}
+ENDED = (
+    "regnetx.ended"  # among a scope's extensions: the status with which its connection has ended, before its end came
+)
 OF_AN_UPGRADE = (b"upgrade", b"http2-settings")
 LAST_REQUEST_SECONDS = 0.5  # for one that was sent before its caller could know that we leave
 AGE_SPREAD = 0.1  # as gRPC does it: connections that were made together do not end together
@@ -66,8 +75,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         try:
             self._feed(data)
+        except httptools.HttpParserCallbackError:
+            log.exception("a request failed in a way that nobody thought of")
+            self._end_with(BROKEN)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._end_with(INVALID)
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
             self._end_with(HEAD_TOO_LARGE)
         # Not for a request that came in one piece. Bytes between two requests begin none, and yet have ended the time
@@ -178,7 +190,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _end_with(self, status: bytes) -> None:
         """Close, with an answer that needs no request."""
         if not self.transport.is_closing():
-            text = status.partition(b"\r")[0]
+            text = TEXTS.get(status) or status.partition(b"\r")[0]
+            if self._is_in_request and self.cycle is not None:
+                self.cycle.scope["extensions"] = {ENDED: {"status": int(status[:3])}}
             self.transport.write(LAST_WORD % (status, len(text), text))
             self.transport.close()
 

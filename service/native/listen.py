@@ -56,12 +56,12 @@ def grpc_address(holder: socket.socket) -> str:
 def allow_connections(most: int) -> None:
     """Let this process have as many descriptors as the system allows; often it begins with 1024, one a connection.
 
-    ``most``: connections of HTTP that it takes; a line in the log says where there are too few descriptors for them.
+    ``most``: connections at each of two doors; a line in the log says where there are too few descriptors for them.
     """
     _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = MOST_DESCRIPTORS if allowed == resource.RLIM_INFINITY else min(allowed, MOST_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (taken, allowed))
-    if taken < most + OWN_DESCRIPTORS:
+    if taken < 2 * most + OWN_DESCRIPTORS:
         log.warning("native.max_connections: %d, but a process may have %d descriptors (ulimit -n)", most, taken)
 
 

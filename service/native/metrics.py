@@ -34,6 +34,7 @@ class Outcome(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNKNOWN_SERVICE = "unknown_service"
     TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
     BAD_IMAGE = "bad_image"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"

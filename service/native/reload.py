@@ -13,8 +13,9 @@ from typing import Any
 
 from service.config import Config
 from service.errors import ModelError, StartupError
+from service.native.aside import aside
 from service.native.generation import Generation
-from service.native.supervised import Child, ChildGoneError
+from service.native.supervised import LOAD_KEY, Child, ChildGoneError
 from service.native.versions import FAILED, Versions
 from service.ops.content import Stamp, stamp_of
 from service.ops.model import CHOICE_FILE, SERVER_FOLDER, Model, load_verified
@@ -71,7 +72,7 @@ class Reloader:
         before = self._tried
         while True:
             await asyncio.sleep(seconds)
-            now = await asyncio.to_thread(look, self._config)
+            now = await aside(lambda: look(self._config))
             if now == before != self._tried and now:
                 self.wanted.set()
             before = now
@@ -94,7 +95,7 @@ class Reloader:
 
     async def _replace(self, current: Generation) -> None:
         began = time.monotonic()
-        new = await asyncio.to_thread(self._read)
+        new = await self._read_in_time()
         try:
             if new.answers_as(current):
                 log.info("reload: the model is still %s version %s; nothing to do", new.model.name, new.version)
@@ -110,8 +111,21 @@ class Reloader:
                 await new.stop()
                 new.close()
 
+    async def _read_in_time(self) -> Generation:
+        """Raises StartupError where the files are not read within what an engine may take to load them."""
+        seconds = self._config.native.load_timeout_ms / 1000
+        reading = aside(self._read)
+        try:
+            await asyncio.wait([reading], timeout=seconds or None)
+            if not reading.done():
+                raise StartupError(f"its files have not been read within the {seconds:g} s of {LOAD_KEY}")
+            return reading.result()
+        finally:
+            if not reading.done():
+                reading.add_done_callback(_close_unused)
+
     def _read(self) -> Generation:
-        """In a thread: files may be large."""
+        """In a thread: files may be large, or on a file system that does not answer."""
         self._tried = look(self._config)
         config, model = read_model(self._config)
         current = self._versions.current
@@ -195,6 +209,12 @@ class Reloader:
         for result in done:
             if isinstance(result, BaseException):
                 raise result
+
+
+def _close_unused(reading: "asyncio.Future[Generation]") -> None:
+    """What was read too late is no version."""
+    if reading.exception() is None:
+        reading.result().close()
 
 
 Order = Callable[[Generation], "tuple[dict[str, object], tuple[int, ...]]"]

@@ -15,6 +15,7 @@ from service.errors import (
     OpTimeoutError,
     OverloadedError,
     RequestTooLargeError,
+    RequestTooSlowError,
     RpcPackageError,
     ServiceError,
     ServiceNameError,
@@ -35,6 +36,7 @@ OUTCOMES: dict[type[ServiceError], Outcome] = {
     UnsupportedMediaTypeError: Outcome.BAD_REQUEST,
     RpcPackageError: Outcome.BAD_REQUEST,
     RequestTooLargeError: Outcome.TOO_LARGE,
+    RequestTooSlowError: Outcome.TOO_SLOW,
     ServiceNameError: Outcome.UNKNOWN_SERVICE,
     ImageError: Outcome.BAD_IMAGE,
     EngineError: Outcome.ENGINE_FAILED,
@@ -44,7 +46,7 @@ OUTCOMES: dict[type[ServiceError], Outcome] = {
     UnavailableError: Outcome.UNAVAILABLE,
     DrainingError: Outcome.DRAINING,
 }
-OF_STATUS = {404: Outcome.NOT_FOUND, 405: Outcome.METHOD_NOT_ALLOWED}
+OF_STATUS = {404: Outcome.NOT_FOUND, 405: Outcome.METHOD_NOT_ALLOWED, 408: Outcome.TOO_SLOW}
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Exchange:
             self.outcome = Outcome.INTERNAL_ERROR
 
     def refused(self, status: int) -> None:
-        """It will be answered with this HTTP status, for its target names nothing here."""
+        """It is answered with this HTTP status: its target names nothing here, or it is no HTTP, or not all of it."""
         self.outcome = OF_STATUS.get(status, Outcome.BAD_REQUEST)
 
     def __exit__(

@@ -18,7 +18,9 @@ log = logging.getLogger("regnetx.supervisor")
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 10.0
-STABLE_SECONDS = 30.0  # a child that lived this long starts again without backoff
+STABLE_SECONDS = 30.0  # a child that got ready and lived this long starts again without backoff
+LOAD_KEY = "native.load_timeout_ms"
+LOAD_STEPS = 10  # that loading is waited for in: a machine that was frozen meanwhile makes one of them late
 # Large pages for what malloc gets from the kernel: a third of the time of a large JPEG is page faults, for OpenCV
 # decodes into fresh memory. glibc from 2.35 on reads it; elsewhere it has no effect.
 ENVIRONMENTS = {"frontend": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
@@ -32,13 +34,19 @@ class ChildGoneError(Exception):
 class Child:
     """One supervised process: kept running until ``stopping``, with growing pauses if it keeps dying."""
 
-    def __init__(self, kind: str, number: int, order: dict[str, Any], descriptors: tuple[int, ...]) -> None:
-        """``order``: its first message; ``descriptors``: what it inherits beside its control connection and block."""
+    def __init__(
+        self, kind: str, number: int, order: dict[str, Any], descriptors: tuple[int, ...], *, load_seconds: float = 0.0
+    ) -> None:
+        """``order``: its first message; ``descriptors``: what it inherits beside its control connection and block.
+
+        ``load_seconds``: a process that is not ready by then is ended; 0: it may take for ever.
+        """
         self.kind, self.number = kind, number
         self.name = f"{kind} {number}"
         self.ready = asyncio.Event()
         self.failure: str | None = None
         self.why_down = ""  # what the last process said before it ended; until another is ready
+        self.load_seconds = load_seconds
         self.stopping = False
         self.was_ready = False
         self.restarts = 0
@@ -68,6 +76,7 @@ class Child:
         while not self.stopping:
             started = loop.time()
             code = await self._run_once()
+            was_stable = self.ready.is_set() and loop.time() - started > STABLE_SECONDS
             self.ready.clear()
             self.block.forget_process()
             self.why_down = self.failure or ""
@@ -75,7 +84,7 @@ class Child:
                 return
             if not self.was_ready:
                 raise StartupError(self.failure or f"{self.name} {_how_it_ended(code)} before it was ready")
-            backoff = FIRST_BACKOFF_SECONDS if loop.time() - started > STABLE_SECONDS else backoff
+            backoff = FIRST_BACKOFF_SECONDS if was_stable else backoff
             why = f" ({self.failure})" if self.failure else ""
             log.error("%s %s%s; starting it again in %.1f s", self.name, _how_it_ended(code), why, backoff)
             await asyncio.sleep(backoff)
@@ -150,9 +159,11 @@ class Child:
         control.send(self._order)
         loop = asyncio.get_running_loop()
         loop.add_reader(control, self._hear, control)
+        bound = asyncio.create_task(self._end_late_load())
         try:
             return await self._process.wait()
         finally:
+            bound.cancel()
             if control.fileno() >= 0:
                 loop.remove_reader(control)
                 control.close()
@@ -160,6 +171,17 @@ class Child:
             for reply in self._replies.values():
                 if not reply.done():
                     reply.set_exception(ChildGoneError())
+
+    async def _end_late_load(self) -> None:
+        """A file on a dead mount, or a lock in a vendor's library, holds a process that could not say so."""
+        if not self.load_seconds:
+            return
+        for _ in range(LOAD_STEPS):
+            await asyncio.sleep(self.load_seconds / LOAD_STEPS)
+            if self.ready.is_set():
+                return
+        self.failure = f"{self.name} has not loaded the model within the {self.load_seconds:g} s of {LOAD_KEY}"
+        self.kill()
 
     async def _start(self) -> tuple[Control, asyncio.subprocess.Process]:
         control, theirs = control_pair()

@@ -1,7 +1,6 @@
 """The supervisor: starts engines and frontends, starts again what dies, drains on SIGTERM. It touches no request."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from service.native.reload import Reloader, read_model
 from service.native.supervised import Child, all_of
 from service.native.versions import Versions
 from service.native.watchdog import end_the_stuck
+from service.startup import early_signals
 
 if TYPE_CHECKING:
     from service.native.admin import AdminDoor
@@ -54,36 +54,36 @@ class Supervisor:
         admin = await self._open_admin(condition)
         self._versions.current.start()
         lives = [asyncio.create_task(frontend.run()) for frontend in frontends]
+        duties: list[asyncio.Task[None]] = []
         try:
-            await self._serve(frontends, lives, reloader, stop)
+            await self._serve(frontends, lives, reloader, duties, stop)
         finally:
             condition.draining = True
-            await self._end(frontends, lives)
+            await self._end(frontends, lives, duties)
             if admin:
                 await admin.close()
 
     async def _serve(
-        self, frontends: list[Child], lives: list["asyncio.Task[None]"], reloader: Reloader, stop: asyncio.Event
-    ) -> None:
+        self, frontends: list[Child], lives: list["asyncio.Task[None]"], reloader: Reloader,
+        duties: list["asyncio.Task[None]"], stop: asyncio.Event,
+    ) -> None:  # fmt: skip
+        """``duties``: what is done meanwhile; when this ends it has been told to end, and may be at that still."""
         stopped = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(self._all_ready(frontends, lives))
-        forever: list[asyncio.Task[None]] = []
         try:
             await _first([stopped, ready])
             if not ready.done():
                 return
             ready.result()  # raises why it could not start
             self._announce(self._http_port, self._rpc_port)
-            forever = [
-                asyncio.create_task(reloader.run()),
-                asyncio.create_task(end_the_stuck(lambda: self._versions.all_engines)),
-            ]
-            await _first([stopped, *forever, *lives])
+            duties.append(asyncio.create_task(reloader.run()))
+            duties.append(asyncio.create_task(end_the_stuck(lambda: [*self._versions.all_engines, *frontends])))
+            await _first([stopped, *duties, *lives])
         finally:
-            for task in (stopped, ready, *forever):
+            for task in (stopped, ready, *duties):
                 task.cancel()
-            await asyncio.gather(stopped, ready, *forever, return_exceptions=True)
-        for task in (*forever, *lives):
+            await asyncio.gather(stopped, ready, return_exceptions=True)
+        for task in (*duties, *lives):
             if task.done() and not task.cancelled():
                 task.result()  # raises what nobody thought of
 
@@ -102,14 +102,19 @@ class Supervisor:
         self._announce_admin(self._admin.getsockname()[1])
         return door
 
-    async def _end(self, frontends: list[Child], lives: list["asyncio.Task[None]"]) -> None:
+    async def _end(
+        self, frontends: list[Child], lives: list["asyncio.Task[None]"], duties: list["asyncio.Task[None]"]
+    ) -> None:
         native = self._config.native
         grace = (native.drain_delay_ms + native.drain_timeout_ms) / 1000
         if self._http:
             self._http.close()  # ours: the frontends close theirs, and then new connections are refused, not forgotten
         for frontend in frontends:
             frontend.say({"drain": True})
+            if not frontend.was_ready:
+                frontend.kill()  # it loads, or has no engine for those who have asked already
         await asyncio.gather(*(frontend.stop(grace + LATE_SECONDS) for frontend in frontends))
+        await asyncio.gather(*duties, return_exceptions=True)  # a reload takes back what it has begun
         await self._versions.stop()
         for life in lives:
             life.cancel()
@@ -140,19 +145,13 @@ def _heed_signals(reload: asyncio.Event) -> asyncio.Event:
     """Set when SIGTERM or SIGINT says stop. SIGHUP sets ``reload``, unless it says that our terminal has gone."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    had_terminal = _has_terminal()
+    early = early_signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: (stop if had_terminal and not _has_terminal() else reload).set())
+    loop.add_signal_handler(signal.SIGHUP, lambda: (stop if early.terminal_has_gone() else reload).set())
+    if early.reload_asked:
+        reload.set()
     return stop
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
 
 
 async def _first(awaited: "list[asyncio.Task[Any]]") -> None:

@@ -56,7 +56,7 @@ def read_tokens(native: Native, environment: Mapping[str, str]) -> Tokens | None
 
 def _lines_of(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise ConfigError(f"native.tokens_file: {path}: {reason}; accepted: a readable file, a token a line") from None

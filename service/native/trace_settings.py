@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from service.config_source import is_http_address, shown
-from service.errors import ConfigError
+from service.config_source import is_http_address
+from service.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from service.native.tracing import Tracing

@@ -20,11 +20,13 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service import __version__
-from service.config_source import short
+from service.errors import short
 from service.native.conventions import Attributes, Ending, grpc_call, grpc_ending, http_ending, http_request
 from service.native.trace_settings import HTTP, SERVICE_NAME, TraceSettings
 
 if TYPE_CHECKING:
+    from requests import Session
+
     from service.native.request_meter import Exchange
 
 log = logging.getLogger("regnetx.traces")
@@ -230,12 +232,23 @@ def exporter_of(settings: TraceSettings) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
 
         gzip = Compression.Gzip if settings.is_compressed else Compression.NoCompression
-        return OverHttp(timeout=settings.timeout, compression=gzip)
+        return OverHttp(timeout=settings.timeout, compression=gzip, session=_session())
     import grpc
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 
     gzip = grpc.Compression.Gzip if settings.is_compressed else grpc.Compression.NoCompression
     return OverGrpc(timeout=settings.timeout, compression=gzip, insecure=not settings.is_secure)
+
+
+def _session() -> "Session":
+    """The exporter tells it OTEL_EXPORTER_OTLP_CERTIFICATE, which requests by itself drops for REQUESTS_CA_BUNDLE."""
+    from requests import Session
+
+    class OfTheExporter(Session):
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            return super().merge_environment_settings(url, proxies, stream, verify or self.verify, cert)
+
+    return OfTheExporter()
 
 
 def _drop_empty_variables() -> None:

@@ -46,6 +46,11 @@ class Vitals:
         """The loop has come round."""
         self._cells[Vital.BEAT.value] = time.monotonic()
 
+    @property
+    def has_beaten(self) -> bool:
+        """Whether its loop has turned at all; before, it is starting."""
+        return bool(self._cells[Vital.BEAT.value])
+
     def begin_run(self) -> None:
         """From here the loop stands still until the run of the model ends."""
         self._cells[Vital.RUN_BEGAN.value] = time.monotonic()

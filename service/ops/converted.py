@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 from service.ops.facts import Facts, read_text
 
 CONVERTED_FILE = "serving_server_conf.prototxt"
@@ -81,8 +81,10 @@ def _variables(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         shape = variable["shape"]
         wanted = len(shape) == dimensions and min(shape) > 0 and (dimensions == 1 or shape[0] == 3)
         if not wanted or variable["type"] != FLOAT32 or not variable["name"]:
-            type_and_shape = f"type {variable['type']} of shape {shape}"
-            raise ModelError(f"{file}: {kind} {variable['name']!r} is {type_and_shape}, accepted: float32, {accepted}")
+            type_and_shape = f"type {short(variable['type'])} of shape {shown(shape)}"
+            raise ModelError(
+                f"{file}: {kind} {shown(variable['name'])} is {type_and_shape}, accepted: float32, {accepted}"
+            )
         yield kind, variable
 
 

@@ -10,7 +10,7 @@ from typing import Callable, NoReturn, TypeVar
 
 import yaml
 
-from service.errors import ModelError
+from service.errors import ModelError, short, shown
 
 Value = TypeVar("Value", int, float)
 
@@ -79,7 +79,7 @@ class Facts:
 
     def refuse(self, key: str, accepted: str) -> NoReturn:
         """Raises the ModelError for the value of ``key``."""
-        raise ModelError(f"{self.file}: {self.prefix}{key} is {self.values[key]!r}, accepted: {accepted}")
+        raise ModelError(f"{self.file}: {self.prefix}{key} is {shown(self.values[key])}, accepted: {accepted}")
 
     def _get(self, key: str) -> object:
         if key not in self.values:
@@ -93,7 +93,7 @@ def read_facts(file: Path) -> Facts:
         values = yaml.safe_load(read_text(file))
     # PyYAML lets through what its constructors stumble over, as at the date 2001-13-45.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ModelError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{file}: not YAML: {short(' '.join(str(error).split()))}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{file}: {type(values).__name__} at the top, accepted: a mapping")
     return Facts(file, values)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: stock opens log files when it is imported
+    from service.startup import open_missing_streams
+
+    open_missing_streams()
+
 import argparse
 import os
 import sys

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.config import Config, LocalService, Native
-from service.config_source import short
-from service.errors import ConfigError
+from service.errors import ConfigError, short
 from service.ops.model import Model
 
 LOWEST_PORT = 1024  # pipeline_server.py, ServerYamlConfChecker

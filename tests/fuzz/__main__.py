@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from fuzz.registry import NAMES, target_named
-from fuzz.session import ROOT, Finding, Outcome, checking, run
+from fuzz.session import ROOT, Finding, Outcome, checking, run, told
 
 FINDINGS = ROOT / "build/fuzz"  # ignored by git
 EVERY_SECONDS = 10
@@ -90,9 +90,7 @@ def _keep(finding: Finding) -> None:
 def _repeat(name: str, file: Path, model: Path) -> int:
     target = target_named(name, model)
     with checking(target, model) as check:
-        text = check([file.read_bytes()])
-        if text is None:
-            target.settle()
+        text = check([file.read_bytes()]) or told(target.settle)
     print(text or "nothing found")
     return 1 if text else 0
 

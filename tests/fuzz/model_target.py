@@ -114,8 +114,7 @@ class ModelTarget(Target):
             try:
                 self._read(kind.decode("latin-1"), content)
             except ModelError as error:
-                if not str(error) or len(str(error)) > LONGEST:
-                    raise BrokenPromiseError(f"a message of {len(str(error))} characters") from error
+                _check_message(str(error))
             outside = [path.name for path in self._folder.iterdir() if path != self._home]
             outside += [str(OUTSIDE)] if OUTSIDE.exists() else []
             if outside:
@@ -142,6 +141,11 @@ class ModelTarget(Target):
         for name in ("p.pdmodel", "p.pdiparams"):
             (server / name).write_bytes(b"x")
         load_model(server)
+
+
+def _check_message(text: str) -> None:
+    if not text or len(text) > LONGEST or not text.isprintable():
+        raise BrokenPromiseError(f"a message of {len(text)} characters that is no short line: {text[:300]!r}")
 
 
 def _weights(protocol: int) -> bytes:

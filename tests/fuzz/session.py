@@ -115,7 +115,7 @@ def checking(target: Target, model: Path) -> Iterator[Callable[[list[bytes]], st
         if target.name in OF_A_SERVICE:
             try:
                 target.open(Path(folder))
-                yield lambda cases: _told(lambda: target.check(cases))
+                yield lambda cases: told(lambda: target.check(cases))
             finally:
                 target.close()
             return
@@ -126,7 +126,8 @@ def checking(target: Target, model: Path) -> Iterator[Callable[[list[bytes]], st
             worker.end()
 
 
-def _told(check: Callable[[], None]) -> str | None:
+def told(check: Callable[[], None]) -> str | None:
+    """What it raised, if anything."""
     try:
         check()
     except Exception as error:
@@ -158,7 +159,7 @@ def run(
             batches += 1
             text = check(batch)
             if text is None and batches % SETTLE_BATCHES == 0:
-                text = _told(target.settle)
+                text = told(target.settle)
             if text is not None:
                 for finding in _guilty(check, target, Finding(name, seed, numbers[0], batch[0], text), batch):
                     kinds[finding.kind] = kinds.get(finding.kind, 0) + 1
@@ -166,7 +167,7 @@ def run(
                         outcome.findings.append(finding)
                         found(finding)
             progress(outcome)
-        if (text := _told(target.settle)) is not None:
+        if (text := told(target.settle)) is not None:
             outcome.findings.append(Finding(name, seed, outcome.cases, b"", text))
             found(outcome.findings[-1])
     return outcome
@@ -178,7 +179,7 @@ def _guilty(
     """The cases of a batch that fail alone; the whole batch, as one, where none does."""
     alone = []
     for place, case in enumerate(batch):
-        text = check([case]) or _told(target.settle)
+        text = check([case]) or told(target.settle)
         if text is not None:
             alone.append(Finding(together.target, together.seed, together.number + place, case, text))
     return alone or [together]

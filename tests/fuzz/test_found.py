@@ -17,7 +17,9 @@ from service.errors import ConfigError, ModelError
 from service.ops.converted import read_converted
 from service.ops.facts import read_facts
 from serving_models import archive
+from serving_models.graph import Graph, Node
 from serving_models.inference_yml import read_inference_yml
+from serving_models.recognition import recognise
 
 STUMBLING = ["!!int ''", "!!float ''", "!!bool x", "!!timestamp x"]
 BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -103,3 +105,53 @@ def test_members_that_cannot_stand_beside_each_other_are_refused(tmp_path, names
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(ModelError, match=r"m\.tar: a member cannot be unpacked"):
         archive.extract(tmp_path / "m.tar", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("op", ['{"a\\nb": 0.5}', f"{{? {'x' * 5000} : 5}}", "{1: 2}"])
+def test_a_variable_over_an_op_that_is_no_mapping_is_told_in_one_short_line(tmp_path, op):
+    text = refusal(tmp_path, f"http_port: 1\nop: {op}", REGNETX__OP__TIMEOUT="1")
+    assert text.isprintable() and len(text) < 400 and "accepted: a mapping" in text
+
+
+def test_a_whole_number_that_python_does_not_write_out_is_refused_by_its_size(tmp_path):
+    number = f"0x{'f' * 5000}"
+    assert "20000 bits is not accepted" in refusal(tmp_path, f"http_port: {number}")
+    assert "20000 bits is not accepted" in refusal(tmp_path, "http_port: 1", REGNETX__HTTP_PORT=number)
+    (tmp_path / "model.yml").write_text(f"scale: [{number}]")
+    with pytest.raises(ModelError, match="20000 bits"):
+        read_facts(tmp_path / "model.yml").positive("scale")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"PostProcess: {{Topk: {{label_list: [0x{'f' * 5000}]}}}}",
+        f"PreProcess: {{transform_ops: [NormalizeImage: {{scale: 0x{'f' * 5000}}}]}}",
+        f"PreProcess: {{transform_ops: [ResizeImage: {{0x{'f' * 5000}: 1}}]}}",
+        f"{BILLION}PostProcess: {{Topk: {{label_list: [*i]}}}}",
+        f"{BILLION}PostProcess: {{Topk: {{class_id_map_file: *i}}}}",
+        f"{BILLION}PreProcess: {{transform_ops: [NormalizeImage: {{scale: *i}}]}}",
+        f"{BILLION}PreProcess: {{transform_ops: [CropImage: {{size: *i}}]}}",
+    ],
+)
+def test_an_inference_yml_with_values_without_end_is_refused_with_a_short_line(tmp_path, text):
+    (tmp_path / "inference.yml").write_text(text)
+    with pytest.raises(ModelError) as caught:
+        read_inference_yml(tmp_path / "inference.yml")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_aliases_that_multiply_in_model_yml_are_refused_with_a_short_line(tmp_path):
+    (tmp_path / "model.yml").write_text(f"{BILLION}name: *i\n")
+    with pytest.raises(ModelError) as caught:
+        read_facts(tmp_path / "model.yml").text("name")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("foreign", ["9" * 5000, "a\nb\x1b[2J"])
+def test_names_of_a_program_are_told_in_one_short_line(tmp_path, foreign):
+    nodes = (Node(foreign, {"X": foreign}, foreign),)
+    for feeds in ({foreign: (-1, 3, 32, 32)}, {foreign: (1,) * 5000}, dict.fromkeys([foreign, "b"], (1,))):
+        with pytest.raises(ModelError) as caught:
+            recognise(Graph(feeds, (foreign,), {}, nodes), tmp_path)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1500

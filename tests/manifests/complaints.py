@@ -221,6 +221,14 @@ def probes_have_patience(manifests: Manifests) -> Complaints:
 
 
 @check_with_config
+def an_engine_has_as_long_to_load_again_as_at_the_start(manifests: Manifests) -> Complaints:
+    probe = manifests.server.get("startupProbe", {})
+    allowed = int(probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3))
+    if manifests.config.native.load_timeout_ms != allowed * 1000:
+        yield f"load_timeout_ms: {manifests.config.native.load_timeout_ms}, but the startupProbe allows {allowed} s"
+
+
+@check_with_config
 def network_policies_open_the_doors_and_nothing_else(manifests: Manifests) -> Complaints:
     config = manifests.config
     doors, admin = {config.http_port, config.rpc_port}, {config.admin_port}

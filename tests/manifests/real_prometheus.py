@@ -25,10 +25,15 @@ SECONDS = 30
 
 def tools() -> Path:
     """The folder of both programs. Where there are none, the test is skipped with the reason; in CI it fails."""
-    command = ["sh", ROOT / "requirements/prometheus.sh", Path(sys.prefix) / "prometheus"]
+    return fetched("prometheus", "the alert rules and the dashboard")
+
+
+def fetched(name: str, what: str) -> Path:
+    """What ``requirements/NAME.sh`` finds or unpacks. Where there is nothing, the test of ``what`` is skipped."""
+    command = ["sh", ROOT / f"requirements/{name}.sh", Path(sys.prefix) / name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode and os.environ.get("CI") != "true":
-        pytest.skip(f"the alert rules and the dashboard are NOT tested: {done.stderr.strip()}")
+        pytest.skip(f"{what} are NOT tested: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 
@@ -55,17 +60,24 @@ class Prometheus:
 def prometheus(config: dict[str, Any], folder: Path) -> Iterator[Prometheus]:
     """One with that configuration, ready; it listens on loopback alone and keeps everything in ``folder``."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    command = [tools() / "prometheus", f"--config.file={folder / 'prometheus.yml'}",
+               f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn",
+               # It finds an Alertmanager 5 s after its start; what fired before is sent again, else after a minute.
+               "--rules.alert.resend-delay=1s"]  # fmt: skip
+    with started(command, folder) as url:
+        yield Prometheus(url)
+
+
+@contextlib.contextmanager
+def started(command: list[str | Path], folder: Path) -> Iterator[str]:
+    """A program of Prometheus's family on loopback -> its URL once it is ready; ended at the end."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [
-        tools() / "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}", "--log.level=warn",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=folder)
+    process = subprocess.Popen([*command, f"--web.listen-address={address}"], cwd=folder)
     try:
         wait_for(lambda: process.poll() is not None or _is_ready(address), SECONDS)
-        assert process.poll() is None, "Prometheus ended before it was ready"
-        yield Prometheus(f"http://{address}")
+        assert process.poll() is None, f"{command[0]} ended before it was ready"
+        yield f"http://{address}"
     finally:
         end(process, SECONDS)
 

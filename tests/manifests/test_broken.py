@@ -139,6 +139,9 @@ BROKEN = {
     "a start that is longer than the rollout": Broken(
         DEPLOYMENT, "progressDeadlineSeconds: 900", "progressDeadlineSeconds: 120", "startupProbe: 300 s"
     ),
+    "an engine that may load for longer than a start": Broken(
+        CONFIG, "load_timeout_ms: 300000", "load_timeout_ms: 3600000", "load_timeout_ms: 3600000, but .* allows 300 s"
+    ),
     "a policy for another port": Broken(NETWORK, "port: 19393", "port: 9090", "where the container's ports are"),
     "a policy that lets everybody in": Broken(
         NETWORK,

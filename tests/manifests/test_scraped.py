@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,12 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from real_prometheus import SECONDS, Prometheus, prometheus
+from real_service import DIGITS, digits_service
 from rendering import ROOT
-from running import Service, configuration, end, wait_for, wait_until_ready
+from running import Service, wait_for
 
-PYTHON = ROOT / ".venv/bin/python"  # of the service; this environment has nothing of it
 MONITORING = ROOT / "docker/monitoring"
-DIGITS = ROOT / "serving_models/bundled/digits"
 RULES = [rule for group in yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 RECORDED = [rule["record"] for rule in RULES if "record" in rule]
 DASHBOARD = json.loads((ROOT / "k8s/components/monitoring/regnetx-serving.json").read_text())
@@ -51,22 +48,9 @@ def shown(target: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two frontends and a model, in the environment that make sets up for the service."""
-    if not PYTHON.exists() and os.environ.get("CI") != "true":
-        pytest.skip("the dashboard is NOT tested: make test or make serve sets up the service in .venv first")
     folder = tmp_path_factory.mktemp("scraped")
-    export = [PYTHON, "-m", "serving_models", "export", DIGITS / "RegNetX_200MF_digits.pdparams", "--name", "digits"]
-    subprocess.run([*export, "--to", folder], cwd=ROOT, capture_output=True, check=True, timeout=300)
-    shape = {"build_dag_each_worker": True, "worker_num": FRONTENDS}
-    config = configuration(
-        folder / "digits/serving_server", dag={"enable_prometheus": True, "prometheus_port": 0}, **shape
-    )
-    (folder / "config.yml").write_text(yaml.safe_dump(config))
-    command = [PYTHON, "-m", "service", "serve", "--config", folder / "config.yml"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        yield wait_until_ready(process)
-    finally:
-        end(process, SECONDS)
+    with digits_service(folder, build_dag_each_worker=True, worker_num=FRONTENDS) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

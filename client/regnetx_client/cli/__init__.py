@@ -14,12 +14,14 @@ from regnetx_client.cli.arguments import UsageError, parsed
 from regnetx_client.cli.client import opened
 from regnetx_client.cli.files import image_files
 from regnetx_client.cli.predict import Summary, predict
+from regnetx_client.cli.streams import open_missing_streams
 
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, 1 when images failed, 2 for wrong usage, 130 for Ctrl-C."""
+    open_missing_streams()
     _let_any_name_through()
     try:
         options = parsed(arguments)
@@ -65,8 +67,7 @@ def _report(summary: Summary) -> int:
 
 
 def _let_any_name_through() -> None:
-    """File names are bytes and labels are any language's; neither may end the run, nor does a stdout that is closed."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    """File names are bytes and labels are any language's; neither may end the run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape" if _is_utf8(stream) else "backslashreplace")
