@@ -52,6 +52,10 @@ def _open(archive: Path) -> tarfile.TarFile:
         return tarfile.open(archive)
     except tarfile.ReadError:
         raise ModelError(f"{archive}: not a tar, plain or compressed, or damaged where it begins") from None
+    except MemoryError:  # a file of xz says how large a dictionary it needs, up to 4 GiB
+        raise ModelError(
+            f"{archive}: damaged, or compressed so that unpacking takes more memory than there is"
+        ) from None
 
 
 @contextmanager

@@ -67,7 +67,7 @@ KINDS = {
     "BMP": (6, lambda: encode(still("1", 1), "BMP")),
     "GIF": (4, lambda: encode(still("P", 7), "GIF")),
     "GIF grey": (4, lambda: encode(still("L", 7), "GIF")),
-    "PNG animated": (35 / 4, lambda: animated_png(np.zeros((HEIGHT // 2, WIDTH // 2, 4), np.uint16), still_is_hidden=True)),
+    "PNG animated": (3, lambda: animated_png(np.zeros((HEIGHT, WIDTH, 4), np.uint16), still_is_hidden=True)),
     "WebP animated": (15 / 4, lambda: webp(
         colourful(WIDTH // 2, HEIGHT // 2), lossless=True, save_all=True,
         append_images=[Image.new("RGB", (WIDTH // 2, HEIGHT // 2))],

@@ -23,7 +23,8 @@ LOAD_KEY = "native.load_timeout_ms"
 LOAD_STEPS = 10  # that loading is waited for in: a machine that was frozen meanwhile makes one of them late
 # Large pages for what malloc gets from the kernel: a third of the time of a large JPEG is page faults, for OpenCV
 # decodes into fresh memory. glibc from 2.35 on reads it; elsewhere it has no effect.
-ENVIRONMENTS = {"frontend": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
+# And one heap for all threads: malloc_trim gives back the end of no other, and that of a decode thread may be large.
+ENVIRONMENTS = {"frontend": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"}}
 MODULES = {"engine": "service.native.engine_process", "frontend": "service.native.frontend"}
 
 

@@ -17,6 +17,7 @@ from service.ops.header import ImageHeader, read_header
 from service.ops.memory import LARGE, give_back
 from service.ops.opencv import MAX_PIXELS, cv2
 from service.ops.scaled import reduction
+from service.ops.still import still
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,8 +34,8 @@ _REDUCED = {
 }
 
 BAND = 250_000  # pixels of a GIF that are converted at a time
-# An animated PNG or WebP may have this part of the accepted pixels: OpenCV's canvases take up to 35 bytes a pixel,
-# where no other image takes more than 11.
+# An animated WebP may have this part of the accepted pixels: OpenCV's canvases take up to 15 bytes a pixel, where no
+# other image takes more than 11.
 COMPOSED = 4
 
 
@@ -59,7 +60,8 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits, resize_short: i
     """The image as PaddleClas sees it: OpenCV's colour decoding, EXIF orientation applied, but RGB.
 
     Greyscale and palette become RGB, alpha is dropped, CMYK converted, 16 bits cut to their upper 8, ICC profiles
-    ignored; of an animation the first frame. The array is C-contiguous and the caller's own.
+    ignored; of an animation the first frame, of an animated PNG its default image, as a rule the same. The array is
+    C-contiguous and the caller's own.
     ``resize_short``, the pixels that the shorter side will be resized to, allows a JPEG to come out reduced to 1/2, 1/4
     or 1/8 (``service.ops.scaled``); everything else, its limits too, is as without.
     Raises ImageError: empty, not an accepted format, beyond the limits, truncated, or refused by the decoder.
@@ -104,10 +106,11 @@ def _check_size(header: ImageHeader, limits: Limits) -> None:
 
 def _decode_opencv(encoded: bytes, header: ImageHeader, denominator: int, *, in_place: bool) -> NDArray[np.uint8]:
     flags = cv2.IMREAD_COLOR_RGB | _REDUCED[denominator]
+    file = still(encoded, header)
     try:
-        image = _read_in_place(encoded, flags) if in_place else None
+        image = _read_in_place(file, flags) if in_place else None
         if image is None:
-            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+            image = cv2.imdecode(np.frombuffer(file, np.uint8), flags)
     except cv2.error as error:
         raise _damaged(encoded, header.format) from error
     if image is None:

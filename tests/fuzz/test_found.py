@@ -155,3 +155,13 @@ def test_names_of_a_program_are_told_in_one_short_line(tmp_path, foreign):
         with pytest.raises(ModelError) as caught:
             recognise(Graph(feeds, (foreign,), {}, nodes), tmp_path)
         assert str(caught.value).isprintable() and len(str(caught.value)) < 1500
+
+
+def test_an_archive_that_asks_for_more_memory_than_there_is_is_refused(tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    (tmp_path / "m.tar").write_bytes(b"")
+    monkeypatch.setattr("tarfile.open", no_memory)  # what its readers let through; no memory need be taken here
+    with pytest.raises(ModelError, match="more memory than there is"):
+        archive.check(tmp_path / "m.tar")
