@@ -12,7 +12,7 @@ from dataclasses import dataclass
 KEEP = 0.8  # of what is known, each time that something new is seen
 FRESH_SECONDS = 5.0  # what was seen longer ago says nothing of now; or so many times as long as it took:
 FRESH_TIMES = 4.0
-MARGIN = 0.8  # of the time that an image has: images differ, and a run that has begun is waited for
+MARGIN = 0.7  # of the time that an image has: images differ, and a run that has begun is waited for
 ALWAYS_TAKEN = 2  # images for each engine, one that runs and one that waits: else nothing new would ever be seen
 
 
