@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 import yaml
@@ -116,8 +117,11 @@ def test_the_other_commands_have_their_standard_streams_too(tmp_path, command):
             process.wait()
 
 
-def begun(fifo, seconds=60):
-    """A descriptor to write what the process will read that opens ``fifo``; once it has opened it."""
+READ = {"0", "63"}  # the system call's number: of x86-64, and of most others
+
+
+def begun(fifo, process, seconds=60):
+    """A descriptor to write what the process reads from ``fifo``; once it has opened it, and waits."""
     found = []
 
     def look():
@@ -126,6 +130,8 @@ def begun(fifo, seconds=60):
         return found
 
     wait_for(look, seconds)
+    # A signal between its last look for one and a read that has no end would be seen when the read has ended.
+    wait_for(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] in READ, seconds)
     return found[0]
 
 
@@ -137,7 +143,7 @@ class Reading:
         arguments = [sys.executable, *program, command, "--config", str(folder / "config.yml")]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         self.process = ending(subprocess.Popen(arguments, cwd=ROOT, **options))
-        self._file = begun(folder / "config.yml")
+        self._file = begun(folder / "config.yml", self.process)
 
     def go_on(self, config):
         os.write(self._file, yaml.safe_dump(config).encode())
@@ -156,7 +162,7 @@ def test_a_signal_while_it_imports_ends_it_with_0_and_without_a_word(ending, tmp
     os.mkfifo(tmp_path / "fifo")
     environment = {"PYTHONPATH": str(tmp_path)}
     process = ending(start(["serve", "--config", "/nowhere"], environment, stderr=subprocess.PIPE))
-    waits = begun(tmp_path / "fifo")
+    waits = begun(tmp_path / "fifo", process)
     process.send_signal(number)
     assert (*process.communicate(timeout=60), process.returncode) == ("", "", 0)
     os.close(waits)
