@@ -14,6 +14,7 @@ import grpc
 import pytest
 from calling import BODY, METHOD, TEXT, connect, get, in_flight, infer, rest_of, stopped
 from running import quick, serving, wait_for
+from scraping import ADMIN, Scrape
 
 from regnetx_client.wire import pipeline_service_pb2 as wire
 from service.errors import OverloadedError
@@ -29,7 +30,7 @@ HEAD = f"POST /regnet/prediction HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BOD
 def hasty(digits_model, tmp_path_factory):
     """Little time, few connections."""
     native = {"read_timeout_ms": READ_MS, "idle_timeout_ms": IDLE_MS, "max_connections": 8}
-    with serving(tmp_path_factory.mktemp("hasty"), quick(digits_model, native=native)) as running:
+    with serving(tmp_path_factory.mktemp("hasty"), quick(digits_model, native=native, dag=ADMIN)) as running:
         yield running
 
 
@@ -51,6 +52,8 @@ def test_connections_on_which_nothing_more_comes_end(hasty):
         heard = {name: rest_of(caller) for name, caller in callers.items()}
     assert heard["nothing"] == b""
     assert [name for name in SENT if not heard[name].startswith(SENT[name][1])] == []
+    told = Scrape(hasty).requests("http")
+    assert (told["too_slow"], told.get("caller_left", 0)) == (1, 0)  # of half a head there is no request yet
     infer(hasty)
 
 
@@ -121,23 +124,29 @@ def test_an_idle_grpc_connection_of_a_living_caller_is_kept(hasty):
 
 
 def test_one_grpc_connection_too_many_is_closed_and_the_others_work(hasty):
-    with contextlib.ExitStack() as stack:
-        inside = [stack.enter_context(connect(hasty.rpc)) for _ in range(8)]
-        for caller in inside:
-            caller.sendall(HTTP2)
-            assert caller.recv(65536)
-        last = stack.enter_context(connect(hasty.rpc))
+    inside = []
+
+    def is_taken():
+        """Those of tests before this one may still be counted."""
+        caller = connect(hasty.rpc)
         with contextlib.suppress(ConnectionError):
-            last.sendall(HTTP2)
-            assert rest_of(last) == b""
+            caller.sendall(HTTP2)
+            if caller.recv(65536):
+                inside.append(caller)
+                return True
+        caller.close()
+        return False
+
+    try:
+        for _ in range(8):
+            wait_for(is_taken)
+        assert not is_taken()
         inside.pop().close()
-
-        def is_taken():
-            with connect(hasty.rpc) as next_, contextlib.suppress(ConnectionError):
-                next_.sendall(HTTP2)
-                return bool(next_.recv(65536))
-
         wait_for(is_taken)
+        assert not is_taken()
+    finally:
+        for caller in inside:
+            caller.close()
 
 
 def test_a_grpc_message_that_does_not_come_is_given_up(hasty):
@@ -150,13 +159,13 @@ def test_a_grpc_message_that_does_not_come_is_given_up(hasty):
     with grpc.insecure_channel(hasty.rpc) as channel:
         try:
             with pytest.raises(grpc.RpcError) as given_up:
-                channel.stream_unary(METHOD)(nothing(), timeout=30)
+                channel.stream_unary(METHOD)(nothing(), timeout=30, wait_for_ready=True)
         finally:
             never.set()
         assert given_up.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert given_up.value.details() == f"the message did not come whole within {READ_MS // 1000} s"
         with pytest.raises(grpc.RpcError) as refused:
-            channel.stream_unary(METHOD)(iter([]), timeout=30)
+            channel.stream_unary(METHOD)(iter([]), timeout=30, wait_for_ready=True)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
