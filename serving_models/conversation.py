@@ -53,10 +53,9 @@ def _process(errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore"}
     pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "service.tied", str(os.getpid()), MODULE]
     # In a group of its own: Ctrl-C is for this process, which then ends the other.
-    with subprocess.Popen(
-        [sys.executable, "-m", MODULE], env=environment, stdin=pipe, stdout=pipe, stderr=errors, process_group=0
-    ) as process:
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=errors, process_group=0) as process:
         try:
             yield process
         finally:

@@ -8,10 +8,8 @@ failed.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +26,6 @@ from service.engines import Engine, open_engine, warm_up
 from service.errors import StartupError
 from service.ops.model import load_model
 
-PR_SET_PDEATHSIG = 1
 FIRST_TO_BE_KILLED = "1000"
 LEAST_RUNS = 10
 UNMEASURED_RUNS = 2  # of a batch size that comes after another
@@ -118,7 +115,6 @@ ORDERS: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     """Do what the order on standard input says."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody waits for the answer then
     with suppress(OSError):
         # Where memory ends, the kernel takes this process and not the one that holds the table.
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_BE_KILLED)

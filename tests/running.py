@@ -124,6 +124,16 @@ def end(process: subprocess.Popen[Any], seconds: float = 60) -> None:
             process.stdout.close()
 
 
+def ends_before_it_is_ready(process: subprocess.Popen[str]) -> None:
+    """SIGTERM to a service whose engine and frontend load; its standard error is a pipe. It leaves nothing behind."""
+    wait_for(lambda: len(children_of(process.pid)) == 2)
+    children = children_of(process.pid)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert not any(is_alive(pid) for pid in children)
+
+
 def descriptors_of(pid: int) -> int:
     """How many files and sockets a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))

@@ -57,6 +57,19 @@ def test_connections_on_which_nothing_more_comes_end(hasty):
     infer(hasty)
 
 
+def test_what_is_wrong_behind_a_request_is_not_counted_as_its_fault(hasty):
+    before = Scrape(hasty).requests("http")
+    with stopped(*hasty.children()["engine"]), connect(hasty.http) as caller:
+        caller.sendall(HEAD + BODY.encode())
+        wait_for(lambda: Scrape(hasty)("regnetx_slots_in_use") == 1)
+        caller.sendall(b"no HTTP\r\n\r\n")
+        assert rest_of(caller).startswith(b"HTTP/1.1 400 Bad Request")
+        wait_for(lambda: Scrape(hasty)("regnetx_requests_in_flight", door="http") == 0)
+    told = Scrape(hasty).requests("http")
+    changed = {outcome: count - before.get(outcome, 0) for outcome, count in told.items()}
+    assert {outcome: count for outcome, count in changed.items() if count} == {"caller_left": 1}
+
+
 def test_who_has_less_time_than_its_body_takes_is_told_when_it_is_over(hasty):
     with connect(hasty.http) as caller:
         caller.sendall(HEAD[:-2] + b"X-Request-Timeout: 0.1\r\n\r\n" + BODY.encode()[:100])

@@ -281,12 +281,24 @@ def told(lines, name):
 
 
 @pytest.mark.parametrize("reader", KINDS, indirect=True)
-def test_a_log_that_nobody_reads_holds_up_no_request_no_probe_and_no_stop(tmp_path, digits_model, reader):
-    config = quick(digits_model, native={"access_log": True, "log_format": "json", "drain_timeout_ms": 1000}, **OTHER)
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
-    process = start(["serve", "--config", str(tmp_path / "config.yml")], stderr=reader.there)
+@contextlib.contextmanager
+def serving_into(reader, folder, config):
+    """A service whose log the reader has, or has not; it must still end well."""
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    process = start(["serve", "--config", str(folder / "config.yml")], stderr=reader.there)
     try:
         service = wait_until_ready(process)
+        yield service
+        assert is_well(service)
+        assert service.stop() == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_log_that_nobody_reads_holds_up_no_request_no_probe_and_no_stop(tmp_path, digits_model, reader):
+    config = quick(digits_model, native={"access_log": True, "log_format": "json", "drain_timeout_ms": 1000}, **OTHER)
+    with serving_into(reader, tmp_path, config) as service:
         refusals(service, b"first", SENT)
         assert is_well(service)
         numbers, [lost] = told(reader.until(b'"lost"'), "first")
@@ -294,28 +306,15 @@ def test_a_log_that_nobody_reads_holds_up_no_request_no_probe_and_no_stop(tmp_pa
         assert len(numbers) + lost == SENT + 1  # and the image
         reader.fill()
         refusals(service, b"second", 50)
-        assert is_well(service)
-        assert service.stop() == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_lines_of_a_library_hold_up_nothing_either(tmp_path, digits_model, reader):
-    (tmp_path / "config.yml").write_text(yaml.safe_dump(quick(digits_model, **OTHER)))
-    process = start(["serve", "--config", str(tmp_path / "config.yml")], stderr=reader.there)
-    try:
-        service = wait_until_ready(process)
+    with serving_into(reader, tmp_path, quick(digits_model, **OTHER)) as service:
         infer(service)
         broken = Call(service, picture(broken=True)).result()
         assert b"libpng" in reader.until(b"libpng")[-1]  # or this test tests nothing
         reader.fill()
         assert [Call(service, picture(broken=True)).result() for _ in range(8)] == [broken] * 8
-        assert is_well(service)
-        assert service.stop() == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_output_that_is_full_from_the_first_is_waited_for_by_nobody(tmp_path, digits_model, reader):

@@ -172,7 +172,7 @@ class GrpcApi:
             return response
         except DecodeError:
             exchange.outcome, exchange.status = Outcome.BAD_REQUEST, int(GrpcCode.INTERNAL)
-            why = int(GrpcCode.INTERNAL), "Exception deserializing request!"
+            why = grpc.StatusCode.INTERNAL, "Exception deserializing request!"
         except asyncio.CancelledError:
             is_late = deadline is not None and deadline <= time.monotonic()
             exchange.outcome = Outcome.DEADLINE_EXCEEDED if is_late else Outcome.CALLER_LEFT
@@ -185,9 +185,9 @@ class GrpcApi:
                 return to_message(self._inference.refusal(error))
             context.set_trailing_metadata((*offer, *_retry_after(error)))
             code, message = status_of(error)
-            why = int(code), message
+            why = STATUS_OF_CODE[int(code)], message
         # Not where the error is in hand: what ``abort`` raises would hold it, and with it the message of the call
-        await context.abort(STATUS_OF_CODE[why[0]], why[1])
+        await context.abort(*why)
         raise AssertionError("abort has raised already")
 
     async def _message(self, context: Any, share: Share) -> bytes:

@@ -32,7 +32,7 @@ from service.native.health import Health
 from service.native.http_protocol import ENDED
 from service.native.inference import LARGE_REQUEST_BYTES, Inference
 from service.native.metrics import Outcome
-from service.native.refusal import Refusals, with_offer
+from service.native.refusal import Refusals, authorizations, with_offer
 from service.native.request_meter import Exchange, RequestMeter
 from service.native.vitals import Readiness
 
@@ -148,7 +148,7 @@ class HttpApi:
         """Raises UnauthenticatedError, before anything of the body is kept."""
         headers = scope["headers"]
         try:
-            exchange.caller = self._admit(_authorizations(scope))
+            exchange.caller = self._admit(authorizations(headers))
         except UnauthenticatedError:
             if all(name != b"expect" for name, _ in headers):
                 await _discard(receive)
@@ -239,10 +239,6 @@ async def _discard(receive: Receive) -> None:
 def _target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"]
     return path + b"?" + scope["query_string"] if scope["query_string"] else path
-
-
-def _authorizations(scope: Scope) -> list[str]:
-    return [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
 
 
 def _request_id(scope: Scope) -> str | None:

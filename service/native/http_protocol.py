@@ -11,12 +11,12 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-log = logging.getLogger("regnetx.http")
-
 if TYPE_CHECKING:
     from service.contract.gateway import Answer
 
     Fields = list[tuple[bytes, bytes]]  # of a head, names in lower case
+
+log = logging.getLogger("regnetx.http")
 
 MAX_HEAD_BYTES = 64 << 10  # Go's HTTP server, which stock is, takes 1 MiB; a thousand connections may each have one
 MAX_HEADERS = 500
@@ -27,9 +27,7 @@ BROKEN = b"500 Internal Server Error"
 FULL = b"503 Service Unavailable\r\nretry-after: 1"
 LAST_WORD = b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
 TEXTS = {INVALID: b"Invalid HTTP request received."}
-ENDED = (
-    "regnetx.ended"  # among a scope's extensions: the status with which its connection has ended, before its end came
-)
+ENDED = "regnetx.ended"  # among a scope's extensions: with which status its connection has ended, before it was whole
 OF_AN_UPGRADE = (b"upgrade", b"http2-settings")
 LAST_REQUEST_SECONDS = 0.5  # for one that was sent before its caller could know that we leave
 AGE_SPREAD = 0.1  # as gRPC does it: connections that were made together do not end together
@@ -191,7 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Close, with an answer that needs no request."""
         if not self.transport.is_closing():
             text = TEXTS.get(status) or status.partition(b"\r")[0]
-            if self._is_in_request and self.cycle is not None:
+            if self.cycle is not None and self.cycle.more_body:  # else that one is whole, and it is about a later one
                 self.cycle.scope["extensions"] = {ENDED: {"status": int(status[:3])}}
             self.transport.write(LAST_WORD % (status, len(text), text))
             self.transport.close()

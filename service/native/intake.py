@@ -24,13 +24,11 @@ Reading = asyncio.Task[object]
 class Intake:
     """Lives on the event loop. A call costs it an entry in a table; what is watched costs a look a second."""
 
-    def __init__(self, *, most_bytes: int, largest: int, seconds: float, resident: Callable[[], int] | None = None):
-        """``most_bytes``: of messages together; ``largest``: bytes of one; ``seconds``: for one to come whole;
-        ``resident``: bytes of memory of this process."""
+    def __init__(self, *, most_bytes: int, largest: int, seconds: float) -> None:
+        """``most_bytes``: of messages together; ``largest``: bytes of one; ``seconds``: for one to come whole."""
         self._most_bytes = most_bytes
         self._sure = max(1, most_bytes // largest)  # so many are never too many
         self._seconds = seconds
-        self._resident = resident or _resident
         self._since: dict[Reading, float] = {}  # in the order in which they came
         self._refused: dict[Reading, ServiceError] = {}
         self._before = 0  # resident bytes when there were few
@@ -44,7 +42,7 @@ class Intake:
         loop = asyncio.get_running_loop()
         self._since[task] = loop.time()
         if len(self._since) == self._sure + 1:
-            self._before = self._resident()
+            self._before = _resident()
         self._look_in(LOOK_SECONDS if len(self._since) > self._sure else FEW_LOOK_SECONDS)
         try:
             return await read()
@@ -70,7 +68,7 @@ class Intake:
         self._timer, self._looks_at = None, math.inf
         self._refuse_the_slow()
         many = len(self._since) - self._sure
-        if many > 0 and self._resident() - self._before > self._most_bytes:
+        if many > 0 and _resident() - self._before > self._most_bytes:
             for task in list(self._since)[-many:]:
                 self._refuse(task, OverloadedError("messages on their way take all memory for them, try again later"))
         if self._since:

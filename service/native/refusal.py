@@ -59,17 +59,24 @@ class Refusals:
 
     def _is_admitted(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         try:
-            self._admit([value.decode("latin-1") for name, value in headers if name == b"authorization"])
+            self._admit(authorizations(headers))
         except UnauthenticatedError:
             return False
         return True
 
 
+def authorizations(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
+    """The values of ``Authorization``."""
+    return [value.decode("latin-1") for name, value in headers if name == b"authorization"]
+
+
 def with_offer(answer: Answer, method: str, headers: Sequence[tuple[bytes, bytes]]) -> Answer:
     """To callers that use what stock has not, the answer says which media types they may send."""
-    return (
-        replace(answer, headers=(*answer.headers, ACCEPT_POST)) if method == "POST" and _asks(dict(headers)) else answer
-    )
+    return _offering(answer) if method == "POST" and _asks(dict(headers)) else answer
+
+
+def _offering(answer: Answer) -> Answer:
+    return replace(answer, headers=(*answer.headers, ACCEPT_POST))
 
 
 def _asks(fields: dict[bytes, bytes]) -> bool:
@@ -91,4 +98,4 @@ def _is_routed(target: bytes) -> bool:
 @lru_cache(maxsize=64)
 def _failure(message: str, *, is_overload: bool, with_offer: bool) -> Answer:
     answer = gateway.failure((OverloadedError if is_overload else UnavailableError)(message))
-    return replace(answer, headers=(*answer.headers, ACCEPT_POST)) if with_offer else answer
+    return _offering(answer) if with_offer else answer
